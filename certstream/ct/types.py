@@ -1,0 +1,88 @@
+"""The values that the rest of the program speaks in: logs, tree heads, batches of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+LogKind: TypeAlias = Literal["rfc6962", "static"]
+Int64Array: TypeAlias = NDArray[np.int64]
+
+X509_ENTRY = 0
+PRECERT_ENTRY = 1
+UNKNOWN_ENTRY = -1  # a type the specification does not name, or a framing that does not hold
+
+TILE_WIDTH = 256  # entries in a full data tile, hashes in a full hash tile
+
+
+@dataclass(frozen=True, slots=True)
+class LogInfo:
+    """One log as the configuration names it."""
+
+    name: str
+    url: str  # as configured; for a static log its monitoring prefix
+    kind: LogKind
+    operator: str  # whose pace its requests count against
+    key: bytes | None = None  # DER SubjectPublicKeyInfo
+    log_id: bytes | None = None  # 32 raw bytes
+    origin: str | None = None  # first line of the checkpoint, static logs only
+
+    @property
+    def base_url(self) -> str:
+        """The URL without trailing slash: what requests append to, and the key in state and archive."""
+        return self.url.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """What a log says its tree is: a signed tree head, or a checkpoint.
+
+    `signature` is a DigitallySigned (RFC 5246 §4.7) over the 50 bytes of RFC 6962 §3.5. For a
+    checkpoint it comes from the note signature under the log's name, and `note` keeps the whole text;
+    where no such signature stands, it is empty and `timestamp_ms` 0.
+    """
+
+    tree_size: int  # leaves, >= 0
+    timestamp_ms: int  # Unix ms, the log's clock
+    root_hash: bytes  # 32 bytes
+    signature: bytes
+    note: bytes = b""
+
+
+class Spans(NamedTuple):
+    """n half-open byte ranges [start, stop) into one shared buffer."""
+
+    start: Int64Array
+    stop: Int64Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EntryBatch:
+    """Entries [start, start + len) of one log, as raw bytes and where their parts lie.
+
+    All spans point into `data`. What could not be framed has `entry_type` UNKNOWN_ENTRY, `cert`
+    equal to `leaf` and an empty `chain`: an entry all the same.
+    """
+
+    log: LogInfo
+    start: int  # index of the first entry
+    data: bytes
+    timestamp_ms: Int64Array  # the log's timestamp of each entry, Unix ms
+    entry_type: Int64Array  # X509_ENTRY, PRECERT_ENTRY or UNKNOWN_ENTRY
+    leaf: Spans  # leaf_input; of a data tile: the TimestampedEntry, see leaf_prefix
+    cert: Spans  # DER as submitted: the certificate, or the precertificate with its poison
+    chain: Spans  # rfc6962: (u24 length || DER)*; static: the 32-byte SHA-256 of each issuer
+    leaf_prefix: bytes = b"\x00"  # leaf hash = SHA-256(leaf_prefix || leaf)
+    issuers: Mapping[bytes, bytes] = field(default_factory=dict)  # static: SHA-256 → DER, where known
+
+    def __len__(self) -> int:
+        return len(self.timestamp_ms)
+
+    @property
+    def stop(self) -> int:
+        """Index after the last entry."""
+        return self.start + len(self)
