@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ PRECERT_ENTRY = 1
 UNKNOWN_ENTRY = -1  # a type the specification does not name, or a framing that does not hold
 
 TILE_WIDTH = 256  # entries in a full data tile, hashes in a full hash tile
+PADDING = bytes(64)  # what EntryBatch.data ends with: a reader of a few bytes at any span's end stays inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,21 @@ class Spans(NamedTuple):
     start: Int64Array
     stop: Int64Array
 
+    def shifted(self, by: int) -> Spans:
+        """The same ranges `by` bytes further on."""
+        return Spans(self.start + by, self.stop + by)
+
+    def rows(self, first: int, last: int) -> Spans:
+        """Ranges [first, last)."""
+        return Spans(self.start[first:last], self.stop[first:last])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EntryBatch:
     """Entries [start, start + len) of one log, as raw bytes and where their parts lie.
 
-    All spans point into `data`. What could not be framed has `entry_type` UNKNOWN_ENTRY, `cert`
-    equal to `leaf` and an empty `chain`: an entry all the same.
+    All spans point into `data`, which ends with PADDING. What could not be framed has `entry_type`
+    UNKNOWN_ENTRY, `cert` equal to `leaf` and an empty `chain`: an entry all the same.
     """
 
     log: LogInfo
@@ -86,3 +96,43 @@ class EntryBatch:
     def stop(self) -> int:
         """Index after the last entry."""
         return self.start + len(self)
+
+
+def slice_batch(batch: EntryBatch, start: int, stop: int) -> EntryBatch:
+    """Entries [start, stop), given as indices of the log, of a batch that holds them; shares its bytes."""
+    if not batch.start <= start <= stop <= batch.stop:
+        raise ValueError(f"[{start}, {stop}) is not inside [{batch.start}, {batch.stop})")
+    first, last = start - batch.start, stop - batch.start
+    return replace(
+        batch,
+        start=start,
+        timestamp_ms=batch.timestamp_ms[first:last],
+        entry_type=batch.entry_type[first:last],
+        leaf=batch.leaf.rows(first, last),
+        cert=batch.cert.rows(first, last),
+        chain=batch.chain.rows(first, last),
+    )
+
+
+def concat_batches(batches: Sequence[EntryBatch]) -> EntryBatch:
+    """One batch of consecutive batches (at least one) of the same log and protocol."""
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    if any(left.stop != right.start for left, right in pairwise(batches)):
+        raise ValueError("batches do not follow each other")
+    shifts = np.cumsum([0, *(len(batch.data) for batch in batches[:-1])]).tolist()
+    return replace(
+        first,
+        data=b"".join(batch.data for batch in batches),
+        timestamp_ms=np.concatenate([batch.timestamp_ms for batch in batches]),
+        entry_type=np.concatenate([batch.entry_type for batch in batches]),
+        leaf=_join([batch.leaf.shifted(by) for batch, by in zip(batches, shifts, strict=True)]),
+        cert=_join([batch.cert.shifted(by) for batch, by in zip(batches, shifts, strict=True)]),
+        chain=_join([batch.chain.shifted(by) for batch, by in zip(batches, shifts, strict=True)]),
+        issuers={key: der for batch in batches for key, der in batch.issuers.items()},
+    )
+
+
+def _join(spans: Sequence[Spans]) -> Spans:
+    return Spans(np.concatenate([s.start for s in spans]), np.concatenate([s.stop for s in spans]))
