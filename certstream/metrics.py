@@ -71,12 +71,15 @@ class StreamMetrics:
     """The metrics of one stream kind; get it from `Metrics.stream` once and keep it."""
 
     def __init__(self, metrics: Metrics, stream: str) -> None:
-        self.websocket_clients = metrics.clients.labels(stream, "websocket")
-        self.sse_clients = metrics.clients.labels(stream, "sse")
         self.messages_sent = metrics.messages_sent.labels(stream)
         self.bytes_sent = metrics.bytes_sent.labels(stream)
+        self._clients_child = partial(metrics.clients.labels, stream)
         self._dropped: dict[str, Counter] = {}
         self._dropped_child = partial(metrics.clients_dropped.labels, stream)
+
+    def clients(self, transport: str) -> Gauge:
+        """Return the gauge of connected clients over `websocket` or `sse`."""
+        return self._clients_child(transport)
 
     def dropped(self, reason: str) -> None:
         """Count one client that was dropped; `reason` is of a bounded set."""
@@ -113,9 +116,10 @@ class Metrics:
         """Count values that could not be read; `kind` names the field, `certificate` where nothing could."""
         _child(self._decode_failures, self.decode_failures.labels, kind).inc(count)
 
-    def watch_backlog(self, backlog_bytes: Callable[[], int]) -> None:
-        """Ask `backlog_bytes` for the bytes that wait for stream clients, at each scrape."""
+    def watch_backlog(self, backlog_bytes: Callable[[], int], held_bytes: Callable[[], int]) -> None:
+        """Ask at each scrape for the bytes that wait for stream clients, and those held in memory for them."""
         self.backlog_bytes.set_function(backlog_bytes)
+        self.held_bytes.set_function(held_bytes)
 
     def exposition(self) -> bytes:
         """Return all metrics in the text format 0.0.4, served as CONTENT_TYPE."""
@@ -172,7 +176,10 @@ class Metrics:
             "Clients that were disconnected, by reason.",
             ["stream", "reason"],
         )
-        self.backlog_bytes = gauge("certstream_stream_backlog_bytes", "Bytes that wait for all clients together.")
+        self.backlog_bytes = gauge("certstream_stream_backlog_bytes", "Bytes that wait for each client, summed.")
+        self.held_bytes = gauge(
+            "certstream_stream_held_bytes", "Bytes held for clients that are behind; those of one stream share them."
+        )
 
     def _define_process(self, version: str) -> None:
         self.loop_lag = Histogram(

@@ -64,8 +64,8 @@ def test_the_same_name_gives_the_same_children() -> None:
 def test_stream_series_are_kept_apart_by_stream_transport_and_reason() -> None:
     metrics = Metrics()
     lite = metrics.stream("lite")
-    lite.websocket_clients.inc(3)
-    lite.sse_clients.inc()
+    lite.clients("websocket").inc(3)
+    lite.clients("sse").inc()
     lite.messages_sent.inc(10)
     lite.bytes_sent.inc(9000)
     lite.dropped("backlog")
@@ -93,10 +93,11 @@ def test_decode_failures_are_counted_by_kind() -> None:
 def test_the_backlog_is_asked_for_at_each_scrape() -> None:
     metrics = Metrics()
     backlog = [7]
-    metrics.watch_backlog(lambda: backlog[0])
+    metrics.watch_backlog(lambda: backlog[0], lambda: 2)
     assert samples(metrics)["certstream_stream_backlog_bytes", ()] == 7
     backlog[0] = 9
     assert samples(metrics)["certstream_stream_backlog_bytes", ()] == 9
+    assert samples(metrics)["certstream_stream_held_bytes", ()] == 2
 
 
 def test_build_and_process_are_described() -> None:

@@ -1,0 +1,197 @@
+"""Every stream kind, its clients, and when messages go out to them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias, get_args
+
+from certstream.metrics import Metrics
+from certstream.stream.feed import DropReason, Feed, Subscription
+from certstream.stream.framing import Framing
+
+StreamKind: TypeAlias = Literal["full", "lite", "domains"]
+KINDS: Final[tuple[StreamKind, ...]] = get_args(StreamKind)
+
+CLIENT_BACKLOG_BYTES: Final = 4 << 20
+TOTAL_BACKLOG_BYTES: Final = 128 << 20
+EXAMPLE_AGE_S: Final = 1.0
+
+# 20 ms is the promise; the rest is for the timer, which counts whole milliseconds, and the flush itself.
+_MAX_DELAY_S: Final = 0.018
+_TOP_UP_S: Final = 0.01
+_HIGH_WATER_BYTES: Final = 1 << 20
+_PAUSE_PER_FLUSH: Final = 4  # after a flush of 2 ms messages gather for 8 ms
+
+
+class Hub:
+    """Takes encoded messages from publishers and sends each, framed once, to all clients of its kind.
+
+    Messages of one turn of the event loop go out together, one write per client. A flush that takes
+    long, because clients are many, is followed by a pause in proportion, at most 20 ms: few clients
+    get every message at once, many share the cost of a write among more messages.
+
+    Bounds: a client may be `client_backlog_bytes` and one flush behind; past that it is dropped. What is
+    held in memory for clients behind, shared by those of one kind and framing, may be
+    `total_backlog_bytes`; past that the ones furthest behind are dropped. Publishers never wait.
+
+    All methods belong to the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        client_backlog_bytes: int = CLIENT_BACKLOG_BYTES,
+        total_backlog_bytes: int = TOTAL_BACKLOG_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._metrics = metrics
+        self._client_backlog_bytes = client_backlog_bytes
+        self._total_backlog_bytes = total_backlog_bytes
+        self._clock = clock
+        self._feeds: dict[StreamKind, dict[str, Feed]] = {kind: {} for kind in KINDS}
+        self._pending: dict[StreamKind, list[bytes]] = {kind: [] for kind in KINDS}
+        self._examples: dict[StreamKind, tuple[bytes, float]] = {}
+        self._not_before = 0.0  # when the next flush may start, by the clock
+        self._flush_handle: asyncio.Handle | None = None
+        self._top_up_handle: asyncio.Handle | None = None
+        self._closed = False
+        metrics.watch_backlog(self.backlog_bytes, self.held_bytes)
+
+    def wants(self, kind: StreamKind) -> bool:
+        """Whether messages of that kind have a client; nobody needs to encode them otherwise."""
+        return any(map(len, self._feeds[kind].values()))
+
+    def publish(self, kind: StreamKind, messages: Sequence[bytes]) -> None:
+        """Send one encoded JSON message per certificate to all clients of that kind, in this order."""
+        if not messages:
+            return
+        self.set_example(kind, messages[-1])
+        if self.wants(kind):
+            self._pending[kind].extend(messages)
+            self._schedule_flush()
+
+    def wants_example(self, kind: StreamKind) -> bool:
+        """Whether the example of that kind is older than a second.
+
+        A publisher that does not publish the kind, because nobody wants it, then encodes one message
+        and gives it to `set_example`.
+        """
+        example = self._examples.get(kind)
+        return example is None or self._clock() - example[1] >= EXAMPLE_AGE_S
+
+    def set_example(self, kind: StreamKind, message: bytes) -> None:
+        """Keep an encoded message as the newest of its kind, without sending it."""
+        self._examples[kind] = (message, self._clock())
+
+    def latest(self, kind: StreamKind) -> bytes | None:
+        """Return the newest message of that kind, at most about a second behind the logs; None before the first."""
+        example = self._examples.get(kind)
+        return example[0] if example else None
+
+    def heartbeat(self, message: bytes) -> None:
+        """Send a message to all clients of all kinds, with what keeps their transport alive."""
+        self.flush()
+        for feed in self._all_feeds():
+            if len(feed):
+                feed.send(feed.framing.frame([message]) + feed.framing.keepalive, 0)
+        self._after_sending()
+
+    def attach(
+        self,
+        kind: StreamKind,
+        framing: Framing,
+        transport: asyncio.Transport,
+        on_drop: Callable[[DropReason], None],
+    ) -> Subscription:
+        """Let a client read from the next flush on.
+
+        `on_drop` is called when the hub gives the client up, at once if the hub is closed; nothing more is
+        written to the transport then, and what was written ends with a whole frame.
+        """
+        subscription = self._feed(kind, framing).attach(transport, on_drop)
+        if self._closed:
+            subscription.feed.drop(subscription, "shutdown")
+        return subscription
+
+    def detach(self, subscription: Subscription) -> None:
+        """Forget a client; its memory is free at once. Harmless when the hub dropped it before."""
+        subscription.feed.detach(subscription)
+
+    def clients(self, kind: StreamKind | None = None) -> int:
+        """Number of clients of one kind, or of all."""
+        feeds = self._all_feeds() if kind is None else list(self._feeds[kind].values())
+        return sum(map(len, feeds))
+
+    def backlog_bytes(self) -> int:
+        """Bytes that wait for each client, summed over all clients."""
+        return sum(feed.backlog_bytes() for feed in self._all_feeds())
+
+    def held_bytes(self) -> int:
+        """Bytes held in memory for clients that are behind; clients of one kind and framing share them."""
+        return sum(feed.held_bytes for feed in self._all_feeds())
+
+    def flush(self) -> None:
+        """Send what was published since the last flush, now."""
+        if self._flush_handle is not None:
+            self._flush_handle.cancel()
+            self._flush_handle = None
+        started = self._clock()
+        for kind, messages in self._pending.items():
+            if messages:
+                self._pending[kind] = []
+                self._send(kind, messages)
+        self._after_sending()
+        ended = self._clock()
+        self._not_before = ended + min(_MAX_DELAY_S, _PAUSE_PER_FLUSH * (ended - started))
+
+    def close(self) -> None:
+        """Send what was published, then drop every client, and each that attaches later."""
+        self._closed = True
+        self.flush()
+        for feed in self._all_feeds():
+            feed.drop_all("shutdown")
+        if self._top_up_handle is not None:
+            self._top_up_handle.cancel()
+            self._top_up_handle = None
+
+    def _send(self, kind: StreamKind, messages: Sequence[bytes]) -> None:
+        for feed in self._feeds[kind].values():
+            if len(feed):
+                feed.send(feed.framing.frame(messages), len(messages))
+
+    def _after_sending(self) -> None:
+        while self.held_bytes() > self._total_backlog_bytes:
+            fullest = max(self._all_feeds(), key=lambda feed: feed.held_bytes)
+            fullest.drop_slowest("total_backlog")
+        self._schedule_top_up()
+
+    def _schedule_flush(self) -> None:
+        if self._flush_handle is not None:
+            return
+        loop = asyncio.get_running_loop()
+        pause_s = self._not_before - self._clock()
+        self._flush_handle = loop.call_later(pause_s, self.flush) if pause_s > 0 else loop.call_soon(self.flush)
+
+    def _schedule_top_up(self) -> None:
+        if self._top_up_handle is None and any(feed.any_behind for feed in self._all_feeds()):
+            self._top_up_handle = asyncio.get_running_loop().call_later(_TOP_UP_S, self._top_up)
+
+    def _top_up(self) -> None:
+        self._top_up_handle = None
+        for feed in self._all_feeds():
+            feed.top_up()
+        self._schedule_top_up()
+
+    def _feed(self, kind: StreamKind, framing: Framing) -> Feed:
+        feeds = self._feeds[kind]
+        if framing.name not in feeds:
+            metrics = self._metrics.stream(kind)
+            clients = metrics.clients(framing.name)
+            feeds[framing.name] = Feed(framing, metrics, clients, self._client_backlog_bytes, _HIGH_WATER_BYTES)
+        return feeds[framing.name]
+
+    def _all_feeds(self) -> list[Feed]:
+        return [feed for feeds in self._feeds.values() for feed in feeds.values()]
