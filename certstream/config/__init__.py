@@ -1,0 +1,39 @@
+"""Configuration: defaults < file < environment, every mistake at once, and nothing unknown accepted."""
+
+from certstream.config.load import LoadedConfig, load_config
+from certstream.config.logs import CustomLogConfig, LogConfig, StaticLogConfig
+from certstream.config.model import (
+    ApiConfig,
+    AuthConfig,
+    Config,
+    ConnectionLimitConfig,
+    CtLogConfig,
+    DedupConfig,
+    DeltaSinkConfig,
+    HotReloadConfig,
+    ProtocolsConfig,
+    RateLimitConfig,
+    StreamsConfig,
+)
+from certstream.config.render import effective_yaml, shipped_yaml
+
+__all__ = [
+    "ApiConfig",
+    "AuthConfig",
+    "Config",
+    "ConnectionLimitConfig",
+    "CtLogConfig",
+    "CustomLogConfig",
+    "DedupConfig",
+    "DeltaSinkConfig",
+    "HotReloadConfig",
+    "LoadedConfig",
+    "LogConfig",
+    "ProtocolsConfig",
+    "RateLimitConfig",
+    "StaticLogConfig",
+    "StreamsConfig",
+    "effective_yaml",
+    "load_config",
+    "shipped_yaml",
+]

@@ -1,0 +1,332 @@
+"""Every option of the service: its unit, range and default.
+
+`config.yaml` is written from this model. A part of the program receives its own section, never the whole.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from certstream import __version__
+from certstream.config.levels import parse_level
+from certstream.config.logs import CustomLogConfig, LogConfig, StaticLogConfig
+from certstream.config.option import Section, option
+
+_MIB = 1 << 20
+_HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
+_AGENT = "1 to 200 printable ASCII characters"
+
+
+def _not_built(value: Any) -> Any:
+    if value:
+        raise ValueError("this protection is not built yet, and the service does not start without it")
+    return value
+
+
+Protective = AfterValidator(_not_built)
+
+
+def _checked_host(host: str) -> str:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not _HOST.fullmatch(host) or re.fullmatch(r"[0-9.]*", host):
+            raise ValueError("must be an IP address or a host name") from None
+    return host
+
+
+def _level_name(value: Any) -> Any:
+    """YAML 1.1 reads a bare `off` as false."""
+    text = "off" if value is False else value
+    return parse_level(text) if isinstance(text, str) else text
+
+
+class ProtocolsConfig(Section):
+    """What is served."""
+
+    websocket: bool = option(True, "WebSocket streams: /, /full-stream and /domains-only.")
+    sse: bool = option(True, "Server-sent events: /sse?stream=lite|full|domains.")
+    metrics: bool = option(True, "Prometheus metrics: /metrics.")
+    health: bool = option(True, "Liveness and the state of each log: /health and /health/deep.")
+    example_json: bool = option(True, "The latest message of each stream: /example.json and the like.")
+    api: bool = option(False, "The JSON API: /api/….", inert=True)
+
+
+class StreamsConfig(Section):
+    """Which streams exist, and what a slow client may cost. A stream that is off is neither encoded nor served."""
+
+    full: bool = option(True, "Everything, with DER and chain; 4 to 9 KB per certificate.")
+    lite: bool = option(True, "Without DER and chain; about 1 KB per certificate.")
+    domains_only: bool = option(True, "Only the names; about 0.2 KB per certificate.")
+    client_backlog_bytes: int = option(
+        4 * _MIB,
+        "What may wait for one client that reads too slowly; past it, the client is dropped.",
+        unit="bytes",
+        ge=65_536,
+        le=1 << 30,
+    )
+    total_backlog_bytes: int = option(
+        256 * _MIB,
+        "What may wait for all clients together; past it, clients that are behind are dropped. "
+        "At least client_backlog_bytes.",
+        unit="bytes",
+        ge=65_536,
+        le=1 << 36,
+        validate_default=True,
+    )
+    heartbeat_interval_secs: int = option(
+        30, "Time between heartbeat messages, and between WebSocket pings.", unit="seconds", ge=1, le=3_600
+    )
+
+    @field_validator("total_backlog_bytes")
+    @classmethod
+    def _total_holds_one_client(cls, total: int, info: ValidationInfo) -> int:
+        one = info.data.get("client_backlog_bytes", 0)
+        if total < one:
+            raise ValueError(f"must be at least streams.client_backlog_bytes, {one} bytes")
+        return total
+
+
+class CtLogConfig(Section):
+    """How logs are read."""
+
+    state_file: str | None = option(
+        "certstream_state.json",
+        "Where the position in each log is kept. Null keeps none: each start begins anew.",
+        allowed="a path",
+    )
+    state_recovery: Literal["fail", "fresh"] = option(
+        "fail",
+        "What an unreadable state file does: stop the start, or start anew with the old file kept aside.",
+    )
+    batch_size: int = option(
+        1024, "Entries asked for in one request; a log may return fewer.", unit="entries", ge=1, le=10_000
+    )
+    fetch_concurrency: int = option(
+        4, "Requests in flight to one log while catching up; one when caught up.", unit="requests", ge=1, le=64
+    )
+    poll_interval_ms: int = option(
+        1_000, "Wait between looks at a log's head while it grows.", unit="ms", ge=10, le=3_600_000
+    )
+    partial_tile_wait_secs: int = option(
+        15,
+        "How long the last entries of a static-ct log wait for their tile to fill before it is fetched in part.",
+        unit="seconds",
+        ge=0,
+        le=600,
+    )
+    request_timeout_secs: int = option(30, "Time that one request may take.", unit="seconds", ge=1, le=600)
+    retry_max_attempts: int = option(
+        3, "Attempts at one request before it counts as a failure of its log.", unit="attempts", ge=1, le=1_000
+    )
+    retry_initial_delay_ms: int = option(
+        1_000, "Wait before the first retry; doubled by each further one.", unit="ms", ge=1, le=3_600_000
+    )
+    retry_max_delay_ms: int = option(30_000, "The longest wait between retries.", unit="ms", ge=1, le=3_600_000)
+    healthy_threshold: int = option(
+        2, "Successes in a row that make a degraded or unhealthy log healthy.", unit="requests", ge=1, le=1_000
+    )
+    unhealthy_threshold: int = option(
+        5, "Failures in a row that make a degraded log unhealthy.", unit="requests", ge=1, le=1_000
+    )
+    health_check_interval_secs: int = option(
+        60, "Time between probes of an unhealthy log.", unit="seconds", ge=1, le=86_400
+    )
+    rfc6962_enabled: bool = option(True, "Whether the logs of custom_logs are read.")
+    static_ct_enabled: bool = option(True, "Whether the logs of static_logs are read.")
+    default_operator_rate_limit_ms: int = option(
+        0,
+        "Least time between two requests to one operator. 0 sets no limit: an operator that answers 429 is slowed "
+        "until it answers again. (certstream-server-rust: 500.)",
+        unit="ms",
+        ge=0,
+        le=600_000,
+    )
+    operator_rate_limits: Mapping[str, Annotated[int, Field(ge=0, le=600_000)]] = option(
+        {},
+        "The same for single operators, by the name that a log's `operator` has.",
+        allowed="a mapping of operators to integers from 0 to 600000 ms",
+    )
+    user_agent: str | None = option(
+        None,
+        "How requests introduce themselves. Operators ask for a contact: put yours in, an e-mail address or an "
+        "https URL. Null is certstream-server, its version and its page.",
+        allowed=_AGENT,
+    )
+    start_overlap_leaves: int = option(256, "Leaves that a first start rereads.", inert=True, ge=0, le=1 << 32)
+
+    @field_validator("user_agent")
+    @classmethod
+    def _checked_agent(cls, agent: str | None) -> str | None:
+        if agent is None or not agent.strip():
+            return None
+        if not agent.isascii() or not agent.isprintable() or len(agent) > 200:
+            raise ValueError(f"must be {_AGENT}")
+        return agent
+
+    @property
+    def http_user_agent(self) -> str:
+        """The User-Agent that requests carry."""
+        return self.user_agent or f"certstream-server/{__version__} (+https://pypi.org/project/certstream-server/)"
+
+
+class DedupConfig(Section):
+    """Certificates that several logs carry are streamed once. What is archived is not affected."""
+
+    enabled: bool = option(True, "Whether a certificate is streamed only for the first log that shows it.")
+    capacity: int = option(
+        1_000_000, "Certificates remembered; the oldest make room.", unit="certificates", ge=1, le=100_000_000
+    )
+    ttl_secs: int = option(900, "How long a certificate is remembered.", unit="seconds", ge=1, le=604_800)
+
+
+class ConnectionLimitConfig(Section):
+    """How many clients are let in."""
+
+    enabled: Annotated[bool, Protective] = option(False, "Whether the limits hold.", protective=True)
+    max_connections: int = option(10_000, "Clients in all.", unit="clients", ge=1, le=1_000_000, inert=True)
+    per_ip_limit: int | None = option(None, "Clients of one address.", unit="clients", ge=1, le=1_000_000, inert=True)
+
+
+def _rate(default: float, description: str) -> Any:
+    return option(default, description, ge=0, le=1_000_000_000, inert=True)
+
+
+class RateLimitConfig(Section):
+    """How often a client may ask, by the tier of its token."""
+
+    enabled: Annotated[bool, Protective] = option(False, "Whether the limits hold.", protective=True)
+    free_max_tokens: float = _rate(100.0, "Bucket of a client without token.")
+    free_refill_rate: float = _rate(10.0, "Refill of that bucket per second.")
+    free_burst: float = _rate(20.0, "Burst of a client without token.")
+    standard_max_tokens: float = _rate(500.0, "Bucket of a standard token.")
+    standard_refill_rate: float = _rate(50.0, "Refill of that bucket per second.")
+    standard_burst: float = _rate(100.0, "Burst of a standard token.")
+    premium_max_tokens: float = _rate(2_000.0, "Bucket of a premium token.")
+    premium_refill_rate: float = _rate(200.0, "Refill of that bucket per second.")
+    premium_burst: float = _rate(500.0, "Burst of a premium token.")
+    window_seconds: int = option(
+        60, "Window that requests are counted in.", unit="seconds", ge=1, le=86_400, inert=True
+    )
+    window_max_requests: int = option(
+        1_000, "Requests in one window.", unit="requests", ge=1, le=1_000_000_000, inert=True
+    )
+    burst_window_seconds: int = option(
+        10, "Window that bursts are counted in.", unit="seconds", ge=1, le=86_400, inert=True
+    )
+
+
+class ApiConfig(Section):
+    """The JSON API."""
+
+    cache_capacity: int = option(
+        10_000, "Certificates kept for look-ups.", unit="certificates", ge=0, le=100_000_000, inert=True
+    )
+
+
+_Tokens = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class AuthConfig(Section):
+    """Who may connect."""
+
+    enabled: Annotated[bool, Protective] = option(False, "Whether a token is asked for.", protective=True)
+    tokens: _Tokens = option((), "Tokens that let in.", inert=True, secret=True, allowed="a list of strings")
+    header_name: str = option("Authorization", "The header that carries a token.", inert=True)
+    standard_tokens: _Tokens = option(
+        (), "Tokens of the standard tier.", inert=True, secret=True, allowed="a list of strings"
+    )
+    premium_tokens: _Tokens = option(
+        (), "Tokens of the premium tier.", inert=True, secret=True, allowed="a list of strings"
+    )
+
+
+class HotReloadConfig(Section):
+    """Taking up a changed configuration without a restart."""
+
+    enabled: bool = option(False, "Whether the file is watched.", inert=True)
+    watch_path: str | None = option(None, "The file to watch.", inert=True, allowed="a path")
+
+
+class DeltaSinkConfig(Section):
+    """The archive: every entry as a row of a Delta table."""
+
+    enabled: bool = option(False, "Whether entries are archived.", inert=True)
+    table_path: str = option("./data/certstream", "The table's directory.", inert=True, allowed="a path")
+    batch_size: int = option(10_000, "Rows in one commit.", unit="rows", ge=1, le=10_000_000, inert=True)
+    flush_interval_secs: int = option(30, "Longest time between commits.", unit="seconds", ge=1, le=86_400, inert=True)
+
+
+class Config(BaseSettings):
+    """The whole configuration. `Config()` is the defaults: the model itself reads neither file nor environment."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", strict=True, case_sensitive=True)
+
+    host: Annotated[str, AfterValidator(_checked_host)] = option(
+        "0.0.0.0",  # noqa: S104 -- a server for the network, as the configuration says
+        "Address to listen on.",
+        allowed="an IP address or a host name",
+    )
+    port: int = option(8080, "TCP port to listen on; 0 takes a free one.", ge=0, le=65_535)
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_level_name)] = (
+        option(
+            "info",
+            "What is logged. RUST_LOG overrides it.",
+            allowed="debug, info, warning, error or critical; or trace, warn, off, or directives as in RUST_LOG",
+        )
+    )
+    log_format: Literal["console", "json"] = option("console", "How log lines are written to stderr.")
+    tls_cert: Annotated[str | None, Protective] = option(
+        None, "Certificate chain to serve TLS with.", protective=True, allowed="a path"
+    )
+    tls_key: Annotated[str | None, Protective] = option(
+        None, "Private key of that certificate.", protective=True, allowed="a path"
+    )
+    buffer_size: int = option(
+        1_000, "Messages kept for slow clients; see streams.client_backlog_bytes.", ge=1, le=1 << 32, inert=True
+    )
+    ct_logs_url: str | None = option(
+        None, "A list of logs; logs are named in custom_logs and static_logs.", inert=True, allowed="a URL"
+    )
+
+    protocols: ProtocolsConfig = ProtocolsConfig()
+    streams: StreamsConfig = StreamsConfig()
+    ct_log: CtLogConfig = CtLogConfig()
+    dedup: DedupConfig = DedupConfig()
+    connection_limit: ConnectionLimitConfig = ConnectionLimitConfig()
+    rate_limit: RateLimitConfig = RateLimitConfig()
+    api: ApiConfig = ApiConfig()
+    auth: AuthConfig = AuthConfig()
+    hot_reload: HotReloadConfig = HotReloadConfig()
+    delta_sink: DeltaSinkConfig = DeltaSinkConfig()
+    custom_logs: Annotated[tuple[CustomLogConfig, ...], Field(strict=False)] = option(
+        (), "The RFC 6962 logs to read.", allowed="a list of logs"
+    )
+    static_logs: Annotated[tuple[StaticLogConfig, ...], Field(strict=False)] = option(
+        (), "The static-ct-api logs to read.", allowed="a list of logs"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take only what it is given: `load_config` brings file and environment, with every unknown name refused."""
+        return (init_settings,)
+
+    @property
+    def followed_logs(self) -> tuple[LogConfig, ...]:
+        """The logs to read: both lists, without the kind that is switched off."""
+        rfc6962 = self.custom_logs if self.ct_log.rfc6962_enabled else ()
+        static = self.static_logs if self.ct_log.static_ct_enabled else ()
+        return (*rfc6962, *static)
