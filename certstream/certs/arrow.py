@@ -1,0 +1,142 @@
+"""The 20 archive columns as one Arrow record batch, built from byte buffers without an object per value.
+
+The only module of `certs` that loads pyarrow; reach it through CertificateBatch.to_arrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import chain as flatten
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from certstream.certs.hexadecimal import colon_hex
+from certstream.certs.times import NO_TIME
+from certstream.ct.types import Int64Array
+
+if TYPE_CHECKING:
+    from certstream.certs.batch import CertificateBatch
+
+SCHEMA: Final = pa.schema(
+    [
+        ("cert_index", pa.int64()),
+        ("update_type", pa.string()),
+        ("seen", pa.timestamp("us", tz="UTC")),
+        ("seen_date", pa.string()),  # YYYY-MM-DD UTC, the partition
+        ("source_name", pa.string()),
+        ("source_url", pa.string()),  # without trailing slash
+        ("cert_link", pa.string()),
+        ("serial_number", pa.string()),
+        ("fingerprint", pa.string()),
+        ("sha256", pa.string()),
+        ("sha1", pa.string()),
+        ("not_before", pa.int64()),  # Unix s
+        ("not_after", pa.int64()),
+        ("is_ca", pa.bool_()),
+        ("signature_algorithm", pa.string()),
+        ("subject_aggregated", pa.string()),
+        ("issuer_aggregated", pa.string()),
+        ("all_domains", pa.list_(pa.string())),
+        ("as_der", pa.binary()),  # as submitted; of an unknown entry its leaf_input
+        ("chain", pa.list_(pa.string())),  # one JSON object per certificate
+    ]
+)
+
+
+def record_batch(batch: CertificateBatch) -> pa.RecordBatch:
+    """One row per entry; null is what could not be read."""
+    certs, entries, log = batch.certs, batch.entries, batch.entries.log
+    n = len(batch)
+    seen = datetime.fromtimestamp(batch.seen_s, UTC)
+    sha1 = _fixed(colon_hex(certs.sha1), 59, n)
+    named = certs.fields.readable
+    columns = [
+        pa.array(np.arange(entries.start, entries.stop, dtype=np.int64)),
+        _strings(batch.update_types),
+        pa.array(np.full(n, round(batch.seen_s * 1_000_000), np.int64)).cast(pa.timestamp("us", tz="UTC")),
+        _constant(seen.strftime("%Y-%m-%d").encode(), n),
+        _constant(log.name.encode(), n),
+        _constant(log.base_url.encode(), n),
+        _strings(batch.cert_links),
+        _optional_strings(certs.serial_number),
+        sha1,
+        _fixed(colon_hex(certs.sha256), 95, n),
+        sha1,
+        _times(certs.not_before),
+        _times(certs.not_after),
+        pa.array(np.array(certs.is_ca, np.bool_), mask=~named),
+        _optional_strings(certs.signature_algorithm),
+        _nullable(certs.subject_aggregated, certs.fields.subject.start >= 0),
+        _nullable([issuer.aggregated for issuer in certs.issuer], certs.fields.issuer.start >= 0),
+        _lists(certs.all_domains),
+        _binary(certs.ders),
+        _chains(batch),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _offsets(lengths: Sequence[int]) -> NDArray[np.int32]:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise OverflowError("a column of one batch has more than 2 GiB")
+    return offsets.astype(np.int32)
+
+
+def _validity(present: NDArray[np.bool_]) -> pa.Buffer | None:
+    return None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
+
+
+def _variable(kind: pa.DataType, values: Sequence[bytes], validity: pa.Buffer | None = None) -> pa.Array:
+    """Strings or binaries from one joined buffer."""
+    offsets = _offsets([len(value) for value in values])
+    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(kind, len(values), buffers)
+
+
+def _strings(values: Sequence[bytes]) -> pa.Array:
+    return _variable(pa.string(), values)
+
+
+def _binary(values: Sequence[bytes]) -> pa.Array:
+    return _variable(pa.binary(), values)
+
+
+def _nullable(values: Sequence[bytes], present: NDArray[np.bool_]) -> pa.Array:
+    return _variable(pa.string(), values, _validity(present))
+
+
+def _optional_strings(values: Sequence[bytes | None]) -> pa.Array:
+    present = np.array([value is not None for value in values], np.bool_)
+    return _nullable([value or b"" for value in values], present)
+
+
+def _fixed(text: bytes, width: int, n: int) -> pa.Array:
+    """n strings of `width` bytes each, back to back in `text`."""
+    offsets = np.arange(0, n * width + 1, width, dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), n, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
+
+
+def _constant(value: bytes, n: int) -> pa.Array:
+    return _strings([value] * n)
+
+
+def _times(column: Int64Array) -> pa.Array:
+    return pa.array(column, mask=column == NO_TIME)
+
+
+def _lists(rows: Sequence[Sequence[bytes]]) -> pa.Array:
+    offsets = pa.array(_offsets([len(row) for row in rows]))
+    return pa.ListArray.from_arrays(offsets, _strings(list(flatten.from_iterable(rows))))
+
+
+def _chains(batch: CertificateBatch) -> pa.Array:
+    """Each distinct chain once, then taken by row."""
+    distinct = {id(chain): chain for chain in batch.chain}
+    place = {key: i for i, key in enumerate(distinct)}
+    table = _lists([chain.texts for chain in distinct.values()])
+    return table.take(pa.array([place[id(chain)] for chain in batch.chain], pa.int32()))

@@ -1,0 +1,244 @@
+"""Certificates as columns: every field of n certificates, decoded together.
+
+The walk and the lenient reader leave ranges of the shared bytes; here they become the texts that
+messages and the archive show. A column is computed when it is first asked for, and once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certstream.certs import der, lenient
+from certstream.certs.der import BoolArray, Fields, Octets
+from certstream.certs.extensions import IS_CA
+from certstream.certs.hexadecimal import integer_hex
+from certstream.certs.names import EMPTY_NAME, NAMES, ParsedName
+from certstream.certs.strings import PLAIN, decode_text, is_plain
+from certstream.certs.times import NO_TIME
+from certstream.ct.types import Int64Array, Spans
+
+_SIGNATURE_ALGORITHMS = {
+    bytes.fromhex(oid): text
+    for oid, text in {
+        "2a864886f70d01010b": b"sha256, rsa",
+        "2a864886f70d01010c": b"sha384, rsa",
+        "2a864886f70d01010d": b"sha512, rsa",
+        "2a864886f70d010105": b"sha1, rsa",
+        "2a864886f70d010104": b"md5, rsa",
+        "2a864886f70d010102": b"md2, rsa",
+        "2a864886f70d01010a": b"sha256, rsa-pss",
+        "2a8648ce3d040302": b"ecdsa, sha256",
+        "2a8648ce3d040303": b"ecdsa, sha384",
+        "2a8648ce3d040304": b"ecdsa, sha512",
+        "2a8648ce3d0401": b"ecdsa, sha1",
+        "2b6570": b"ed25519",
+        "2a8648ce380403": b"dsa, sha1",
+        "608648016503040302": b"dsa, sha256",
+    }.items()
+}
+_UNKNOWN = b"unknown"
+
+# A subject that is one commonName of up to 116 bytes, which most are: 30 L 31 L-2 30 L-4 06 03 55 04 03 tag L-11
+_SINGLE_HEAD = 13
+_SINGLE_OID = int.from_bytes(bytes.fromhex("0603550403"), "little")
+_SINGLE_STRINGS = (0x0C, 0x13, 0x16)  # UTF8String, PrintableString, IA5String
+
+
+class Certificates:
+    """n certificates that lie in `data` (which ends with PADDING) at the spans `cert`.
+
+    Lists have one item per certificate; text is UTF-8 bytes. None stands for what is missing or
+    cannot be read. Nothing here raises for what a certificate holds.
+    """
+
+    def __init__(self, data: bytes, cert: Spans) -> None:
+        self.data = data
+        self.cert = cert
+        self.octets = Octets(data)
+        self.fields = der.walk(self.octets, cert)
+        self._salvage()
+
+    def __len__(self) -> int:
+        return len(self.cert.start)
+
+    def _salvage(self) -> None:
+        """Read one by one what the walk did not take."""
+        fields, found = self.fields, []
+        for row in np.flatnonzero(~fields.walked).tolist():
+            rescued = lenient.salvage(self.data, int(self.cert.start[row]), int(self.cert.stop[row]))
+            lenient.fill(fields, row, rescued)
+            found += [(row, *name) for name in rescued.names]
+        if found:
+            _merge_names(fields, np.array(found, np.int64))
+
+    @cached_property
+    def ders(self) -> list[bytes]:
+        """The DER of each certificate as it was submitted."""
+        return _slices(self.data, self.cert)
+
+    @cached_property
+    def sha1(self) -> NDArray[np.uint8]:
+        """(n, 20): SHA-1 of the DER."""
+        new = hashlib.sha1
+        return np.frombuffer(b"".join([new(d).digest() for d in self.ders]), np.uint8).reshape(-1, 20)
+
+    @cached_property
+    def sha256(self) -> NDArray[np.uint8]:
+        """(n, 32): SHA-256 of the DER."""
+        new = hashlib.sha256
+        return np.frombuffer(b"".join([new(d).digest() for d in self.ders]), np.uint8).reshape(-1, 32)
+
+    @cached_property
+    def serial_number(self) -> list[bytes | None]:
+        """Upper hex, an even number of digits."""
+        return integer_hex(self.octets.bytes, self.fields.serial)
+
+    @property
+    def not_before(self) -> Int64Array:
+        """Unix seconds, NO_TIME where missing."""
+        return self.fields.not_before
+
+    @property
+    def not_after(self) -> Int64Array:
+        """Unix seconds, NO_TIME where missing."""
+        return self.fields.not_after
+
+    @cached_property
+    def signature_algorithm(self) -> list[bytes | None]:
+        """`sha256, rsa` and so on, `unknown` for others."""
+        get = _SIGNATURE_ALGORITHMS.get
+        oids = self.optional_slices(self.fields.signature_oid.start, self.fields.signature_oid.stop)
+        return [None if oid is None else get(oid, _UNKNOWN) for oid in oids]
+
+    @cached_property
+    def is_ca(self) -> list[bool]:
+        """Whether basicConstraints say that it is a CA."""
+        values = self.extension(der.BASIC_CONSTRAINTS)
+        return [value is not None and IS_CA[value] for value in values]
+
+    @cached_property
+    def issuer(self) -> list[ParsedName]:
+        """The issuer; EMPTY_NAME where it is missing."""
+        return self._parsed(self.fields.issuer)
+
+    @cached_property
+    def single_name(self) -> list[bytes | None]:
+        """The commonName where it is all of the subject and plain text: the common case, read for all rows at once."""
+        start, stop = self.fields.subject.start, self.fields.subject.stop
+        size = stop - start
+        words = self.octets.words
+        at = np.maximum(start, 0)
+        head, oid = words[at], words[at + 6]
+        expected = 0x30 | (size - 2) << 8 | 0x31 << 16 | (size - 4) << 24 | 0x30 << 32 | (size - 6) << 40
+        fits = (start >= 0) & (size > _SINGLE_HEAD) & (size < 0x80) & (head & 0xFFFFFFFFFFFF == expected)
+        fits &= (oid & 0xFFFFFFFFFF == _SINGLE_OID) & ((oid >> 48) & 0xFF == size - _SINGLE_HEAD)
+        fits &= np.isin((oid >> 40) & 0xFF, _SINGLE_STRINGS)
+        names = self.optional_slices(np.where(fits, start + _SINGLE_HEAD, -1), stop)
+        if b"".join([name for name in names if name is not None]).translate(None, PLAIN):
+            return [name if name is not None and is_plain(name) else None for name in names]
+        return names
+
+    @cached_property
+    def subject(self) -> list[ParsedName | None]:
+        """The subject where `single_name` does not say it all; EMPTY_NAME where it is missing."""
+        single = np.array([name is not None for name in self.single_name], np.bool_)
+        start, stop = self.fields.subject
+        values = self.optional_slices(np.where(single, -1, start), stop)
+        return [
+            None if alone else EMPTY_NAME if value is None else NAMES[value]
+            for alone, value in zip(single.tolist(), values, strict=True)
+        ]
+
+    @cached_property
+    def common_name(self) -> list[bytes | None]:
+        """The last commonName of the subject."""
+        pairs = zip(self.single_name, self.subject, strict=True)
+        return [single if subject is None else subject.common_name for single, subject in pairs]
+
+    @cached_property
+    def subject_aggregated(self) -> list[bytes]:
+        """`/C=…/CN=…`, empty if there is none."""
+        pairs = zip(self.single_name, self.subject, strict=True)
+        return [b"/CN=%b" % (single or b"") if subject is None else subject.aggregated for single, subject in pairs]
+
+    @cached_property
+    def dns_only(self) -> BoolArray:
+        """Which certificates have no other subject alternative names than DNS names."""
+        others = np.bincount(self.fields.name_row[self.fields.name_tag != der.DNS], minlength=len(self))
+        alone: BoolArray = others == 0
+        return alone
+
+    @cached_property
+    def dns_names(self) -> list[list[bytes]]:
+        """The DNS names among the subject alternative names, in their order."""
+        fields = self.fields
+        chosen = fields.name_tag == der.DNS
+        names = _slices(self.data, Spans(fields.name.start[chosen], fields.name.stop[chosen]))
+        if not b"".join(names).isascii():
+            names = [decode_text(der.DNS, name).encode() for name in names]
+        bounds = np.searchsorted(fields.name_row[chosen], np.arange(len(self) + 1)).tolist()
+        return [names[bounds[i] : bounds[i + 1]] for i in range(len(self))]
+
+    @cached_property
+    def all_domains(self) -> list[list[bytes]]:
+        """The commonName, if not of a CA and not empty, then the DNS names, without repetition."""
+        return [
+            _domains(common_name, is_ca, names)
+            for common_name, is_ca, names in zip(self.common_name, self.is_ca, self.dns_names, strict=True)
+        ]
+
+    def extension(self, slot: int) -> list[bytes | None]:
+        """The value of an extension (content of its OCTET STRING)."""
+        return self.optional_slices(self.fields.extension_start[slot], self.fields.extension_stop[slot])
+
+    def optional_slices(self, start: Int64Array, stop: Int64Array) -> list[bytes | None]:
+        """The bytes of each range, None where start is -1."""
+        data = self.data
+        return [data[a:b] if a >= 0 else None for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
+
+    def _parsed(self, spans: Spans) -> list[ParsedName]:
+        values = self.optional_slices(spans.start, spans.stop)
+        return [EMPTY_NAME if value is None else NAMES[value] for value in values]
+
+    def failures(self) -> Counter[str]:
+        """How many certificates lack a field that every certificate has, by field; `certificate`: nothing was read."""
+        fields, odd = self.fields, ~self.fields.walked
+        lost = {
+            "serial_number": fields.serial.start < 0,
+            "signature_algorithm": fields.signature_oid.start < 0,
+            "issuer": fields.issuer.start < 0,
+            "subject": fields.subject.start < 0,
+            "not_before": fields.not_before == NO_TIME,
+            "not_after": fields.not_after == NO_TIME,
+        }
+        nothing = odd & np.logical_and.reduce(list(lost.values()))
+        counts = {name: int(np.count_nonzero(column & odd & ~nothing)) for name, column in lost.items()}
+        counts["certificate"] = int(np.count_nonzero(nothing))
+        return Counter({name: count for name, count in counts.items() if count})
+
+
+def _domains(common_name: bytes | None, is_ca: bool, names: list[bytes]) -> list[bytes]:
+    if common_name and not is_ca:
+        return [common_name] if names == [common_name] else list(dict.fromkeys((common_name, *names)))
+    return names if len(names) < 2 else list(dict.fromkeys(names))
+
+
+def _slices(data: bytes, spans: Spans) -> list[bytes]:
+    return [data[a:b] for a, b in zip(spans.start.tolist(), spans.stop.tolist(), strict=True)]
+
+
+def _merge_names(fields: Fields, found: Int64Array) -> None:
+    """Add (row, tag, start, stop) of salvaged names, each certificate's in its own order."""
+    row = np.concatenate([fields.name_row, found[:, 0]])
+    order = np.argsort(row, kind="stable")
+    fields.name_row = row[order]
+    fields.name_tag = np.concatenate([fields.name_tag, found[:, 1]])[order]
+    fields.name = Spans(
+        np.concatenate([fields.name.start, found[:, 2]])[order],
+        np.concatenate([fields.name.stop, found[:, 3]])[order],
+    )

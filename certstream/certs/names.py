@@ -1,0 +1,66 @@
+"""Distinguished names: DER of a Name → its attributes, as stream messages and the archive show them.
+
+Name ::= SEQUENCE OF SET OF SEQUENCE { OBJECT IDENTIFIER, string }    (RFC 5280 §4.1.2.4)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from certstream.certs import der
+from certstream.certs.lenient import Element, children, read_element
+from certstream.certs.memo import Memo
+from certstream.certs.strings import decode_text
+
+_KEY_OF_OID = {
+    bytes.fromhex("550403"): "CN",
+    bytes.fromhex("550406"): "C",
+    bytes.fromhex("550407"): "L",
+    bytes.fromhex("550408"): "ST",
+    bytes.fromhex("55040a"): "O",
+    bytes.fromhex("55040b"): "OU",
+    bytes.fromhex("2a864886f70d010901"): "email_address",
+}
+_KEYS = ("C", "CN", "L", "O", "OU", "ST", "email_address")
+_AGGREGATED = ("C", "CN", "L", "O", "OU", "ST")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedName:
+    """One distinguished name."""
+
+    json: bytes  # the object of a message: C, CN, L, O, OU, ST, email_address where present, aggregated
+    aggregated: bytes  # UTF-8, `/C=…/CN=…/L=…/O=…/OU=…/ST=…`, present parts only
+    common_name: bytes | None  # UTF-8
+
+
+def parse_name(name: bytes) -> ParsedName:
+    """The attributes of a DER Name; the last of a repeated one wins, what cannot be read is left out."""
+    attributes: dict[str, str] = {}
+    outer = read_element(name, 0, len(name))
+    if outer is not None:
+        for rdn in children(name, outer.start, outer.stop):
+            for attribute in children(name, rdn.start, rdn.stop):
+                _read_attribute(name, children(name, attribute.start, attribute.stop, 2), attributes)
+    aggregated = "".join(f"/{key}={attributes[key]}" for key in _AGGREGATED if key in attributes)
+    present = {key: attributes[key] for key in _KEYS if key in attributes}
+    common_name = attributes.get("CN")
+    return ParsedName(
+        json=orjson.dumps({**present, "aggregated": aggregated}),
+        aggregated=aggregated.encode(),
+        common_name=None if common_name is None else common_name.encode(),
+    )
+
+
+def _read_attribute(name: bytes, parts: list[Element], attributes: dict[str, str]) -> None:
+    if len(parts) == 2 and parts[0][0] == der.OID:
+        (_, _, oid, oid_stop), (tag, _, start, stop) = parts
+        key = _KEY_OF_OID.get(name[oid:oid_stop])
+        if key is not None:
+            attributes[key] = decode_text(tag, name[start:stop])
+
+
+NAMES: Memo[ParsedName] = Memo(parse_name, most=4096)
+EMPTY_NAME = parse_name(b"")
