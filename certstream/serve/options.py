@@ -1,0 +1,43 @@
+"""What is served, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from certstream.stream.hub import KINDS, StreamKind
+
+WEBSOCKET_PATHS: Final[dict[StreamKind, str]] = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"}
+EXAMPLE_PATHS: Final[dict[StreamKind, str]] = {
+    "lite": "/example.json",
+    "full": "/full-stream/example.json",
+    "domains": "/domains-only/example.json",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Everything is on where nothing is said."""
+
+    streams: frozenset[StreamKind] = frozenset(KINDS)
+    websocket: bool = True
+    sse: bool = True
+    example_json: bool = True
+    health: bool = True
+    metrics: bool = True
+    heartbeat_s: float = 30.0  # between heartbeat messages, each with a WebSocket ping
+    max_message_bytes: int = 64 << 10  # of one message from a client; it is ignored anyway
+
+    def endpoints(self) -> list[str]:
+        """Return one line for each thing that is served: scheme or method, path, what it is."""
+        kinds = [kind for kind in ("lite", "full", "domains") if kind in self.streams]
+        lines = [f"ws://   {WEBSOCKET_PATHS[kind]:<28}{kind} stream" for kind in kinds if self.websocket]
+        lines += [
+            f"GET     {'/sse?stream=' + kind:<28}{kind} stream as server-sent events" for kind in kinds if self.sse
+        ]
+        lines += [f"GET     {EXAMPLE_PATHS[kind]:<28}newest {kind} message" for kind in kinds if self.example_json]
+        if self.health:
+            lines += [f"GET     {'/health':<28}is the process alive", f"GET     {'/health/deep':<28}state of each log"]
+        if self.metrics:
+            lines.append(f"GET     {'/metrics':<28}Prometheus metrics")
+        return lines

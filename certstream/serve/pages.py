@@ -1,0 +1,70 @@
+"""Answers that end: what is served, examples, health, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import orjson
+from aiohttp import hdrs, web
+
+from certstream.metrics import CONTENT_TYPE, Metrics
+from certstream.serve.health import DeepHealth, to_json
+from certstream.serve.options import ServeOptions
+from certstream.stream.hub import Hub, StreamKind
+
+_JSON: Final = "application/json"
+_TITLE: Final = "certstream: Certificate Transparency logs as a live stream"
+_NO_CACHE: Final = {"Cache-Control": "no-store"}
+
+
+class Pages:
+    """The handlers of everything but the streams."""
+
+    def __init__(self, hub: Hub, health: Callable[[], DeepHealth], metrics: Metrics, options: ServeOptions) -> None:
+        self._hub = hub
+        self._health = health
+        self._metrics = metrics
+        self._about = "\n".join(
+            ("certstream: Certificate Transparency logs as a live stream", "", *options.endpoints(), "")
+        )
+
+    async def about(self, _request: web.Request) -> web.Response:
+        """Say what is served, to whoever comes with a browser."""
+        return web.Response(text=self._about)
+
+    async def upgrade_required(self, _request: web.Request) -> web.Response:
+        """Answer a plain GET for a stream."""
+        text = f"this is a WebSocket stream: connect with ws://\n\n{self._about}"
+        return web.Response(status=426, text=text, headers={hdrs.UPGRADE: "websocket"})
+
+    def example(self, kind: StreamKind) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """Return the handler that answers with the newest message of a kind, 503 before the first."""
+
+        async def serve(_request: web.Request) -> web.Response:
+            message = self._hub.latest(kind)
+            if message is None:
+                return _no_example(kind)
+            return web.Response(body=message, content_type=_JSON, headers=_NO_CACHE)
+
+        return serve
+
+    async def alive(self, _request: web.Request) -> web.Response:
+        """Answer as long as the event loop turns."""
+        return web.Response(text="OK", headers=_NO_CACHE)
+
+    async def deep_health(self, _request: web.Request) -> web.Response:
+        """Tell the state of each log; 503 when the service is unhealthy, as load balancers understand it."""
+        health = self._health()
+        body = orjson.dumps(to_json(health, self._hub.clients()))
+        status = 503 if health.status == "unhealthy" else 200
+        return web.Response(status=status, body=body, content_type=_JSON, headers=_NO_CACHE)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Answer a scrape."""
+        return web.Response(body=self._metrics.exposition(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
+
+def _no_example(kind: StreamKind) -> web.Response:
+    body = orjson.dumps({"error": "no certificate seen yet", "stream": kind})
+    return web.Response(status=503, body=body, content_type=_JSON, headers={**_NO_CACHE, hdrs.RETRY_AFTER: "1"})
