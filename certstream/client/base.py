@@ -1,0 +1,50 @@
+"""What reading a log means, whatever its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from certstream.ct.types import EntryBatch, LogInfo, TreeHead
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """How a log is read."""
+
+    batch_size: int = 1024  # entries to ask for in one get-entries, and to put together from data tiles
+    fetch_concurrency: int = 4  # requests in flight at most while catching up
+    partial_tile_wait_s: float = 15.0  # that an entry may wait for its data tile to fill
+
+
+class Readable(NamedTuple):
+    """How far a log may be read now."""
+
+    stop: int  # entries before this index
+    wait_s: float | None  # until more of the same tree may be read; None where nothing is held back
+
+
+class LogClient(Protocol):
+    """Reads one log."""
+
+    @property
+    def log(self) -> LogInfo:
+        """The log that is read."""
+
+    async def head(self) -> TreeHead:
+        """Return the log's newest word on its tree, unverified. Raises FetchError."""
+
+    def readable(self, position: int, tree_size: int) -> Readable:
+        """Say how far to read now, with everything before `position` read and a tree of `tree_size` leaves.
+
+        Ask after each head: the time that entries may be held back counts from the first head that covers them.
+        """
+
+    def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
+        """Yield the entries of [start, stop) in order, all of them, each batch beginning where the last one ended.
+
+        No batch is empty. `stop` must not lie beyond a tree size that the log gave. Raises FetchError or
+        LogMisbehaviourError where the log gives no more: what was yielded before stands, nothing else moved.
+        Close the generator (`aclosing`) to drop what is in flight.
+        """

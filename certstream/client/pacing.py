@@ -1,0 +1,151 @@
+"""The pace of requests to one operator, shared by all of its logs.
+
+There is none until one is configured or a 429 comes. Then a token bucket holds: a 429 halves its rate, time
+without one raises it again, up to what is configured, or until it stands clear of what the operator refused.
+A Retry-After holds all requests to the operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from certstream.client.clock import Clock
+
+MIN_RATE_PER_S: Final = 0.1
+MAX_PAUSE_S: Final = 600.0  # a longer Retry-After is cut: no answer silences an operator for good
+FIRST_PAUSE_S: Final = 1.0  # after a 429 that does not say how long; doubles with each further one
+MAX_UNASKED_PAUSE_S: Final = 30.0
+RECOVERY_S: Final = 10.0  # without a 429, until the rate rises by RECOVERY_FACTOR
+RECOVERY_FACTOR: Final = 1.25
+RELEASE_FACTOR: Final = 4.0  # an unconfigured limit ends at this multiple of the rate that was refused
+_BURST_S: Final = 0.5  # the bucket holds what this time brings, at least one token
+_MEASURED: Final = 64  # requests that the refused rate is measured over
+
+
+@dataclass(frozen=True, slots=True)
+class PaceSettings:
+    """Limits that the operator of this service sets."""
+
+    rates_per_s: Mapping[str, float] = field(default_factory=dict)  # by operator name
+    default_rate_per_s: float | None = None  # of operators not named; None: no limit
+    in_flight: int = 16  # requests at a time to one operator
+
+
+class Pacer:
+    """Admits requests to one operator, first come first served, at most `in_flight` at a time."""
+
+    def __init__(self, settings: PaceSettings, operator: str, clock: Clock) -> None:
+        self._configured = settings.rates_per_s.get(operator, settings.default_rate_per_s)
+        self._clock = clock
+        self._slots = asyncio.Semaphore(settings.in_flight)
+        self._queue = asyncio.Lock()
+        self._rate = self._configured
+        self._refused = 0.0  # requests per second when the last 429 came
+        self._tokens = 1.0
+        self._filled_at = self._changed_at = clock.monotonic()
+        self._resume_at = self._slowed_at = float("-inf")
+        self._refusals = 0  # 429s since the last answer that was none
+        self._admitted: deque[float] = deque(maxlen=_MEASURED)
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """The rate that holds now, None for no limit."""
+        return self._rate
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until requests go out again, as a 429 asked for; 0 when none is being waited for."""
+        return max(0.0, self._resume_at - self._clock.monotonic())
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[float]:
+        """Wait for a turn and hold one slot; gives the time of admission, which `limited` and `answered` want back."""
+        async with self._slots:
+            async with self._queue:
+                while (delay := self._delay()) > 0:
+                    await self._clock.sleep(delay)
+                now = self._admit()
+            yield now
+
+    def limited(self, admitted_at: float, retry_after_s: float | None) -> None:
+        """A request admitted then was answered 429. Those of the same burst slow the pace once."""
+        now = self._clock.monotonic()
+        if admitted_at >= self._slowed_at:
+            self._refusals += 1
+            self._slow_down(now)
+        self._resume_at = max(self._resume_at, now + self._pause(retry_after_s))
+
+    def answered(self, admitted_at: float) -> None:
+        """A request admitted then was answered, and not by a 429."""
+        if admitted_at < self._slowed_at:
+            return
+        self._refusals = 0
+        now = self._clock.monotonic()
+        if self._rate is not None and now - self._changed_at >= RECOVERY_S:
+            self._speed_up(now)
+
+    def _delay(self) -> float:
+        now = self._clock.monotonic()
+        if now < self._resume_at:
+            return self._resume_at - now
+        if self._rate is None:
+            return 0.0
+        capacity = max(1.0, self._rate * _BURST_S)
+        self._tokens = min(capacity, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        # What rounding leaves missing of a token is nothing to sleep for.
+        return 0.0 if self._tokens >= 1 - 1e-9 else (1 - self._tokens) / self._rate
+
+    def _admit(self) -> float:
+        now = self._clock.monotonic()
+        self._tokens = max(0.0, self._tokens - 1)
+        self._admitted.append(now)
+        return now
+
+    def _slow_down(self, now: float) -> None:
+        current = self._measured_rate(now)
+        self._refused = current if self._rate is None else min(current, self._rate)
+        self._rate = max(MIN_RATE_PER_S, self._refused / 2)
+        self._tokens = 0.0
+        self._filled_at = self._changed_at = self._slowed_at = now
+        self._admitted.clear()
+
+    def _speed_up(self, now: float) -> None:
+        assert self._rate is not None
+        self._changed_at = now
+        self._rate *= RECOVERY_FACTOR
+        if self._configured is not None:
+            self._rate = min(self._rate, self._configured)
+        elif self._rate >= RELEASE_FACTOR * self._refused:
+            self._rate = None
+
+    def _measured_rate(self, now: float) -> float:
+        """Requests per second lately; of a single one 1, as nothing was measured."""
+        if len(self._admitted) < 2:
+            return 1.0 if self._rate is None else self._rate
+        return len(self._admitted) / max(now - self._admitted[0], 0.1)
+
+    def _pause(self, retry_after_s: float | None) -> float:
+        if retry_after_s is not None and retry_after_s > 0:
+            return min(retry_after_s, MAX_PAUSE_S)
+        return self._clock.backoff(max(self._refusals, 1), FIRST_PAUSE_S, MAX_UNASKED_PAUSE_S)
+
+
+class Pacing:
+    """The pacers of all operators; bounded by the number of operators that logs name."""
+
+    def __init__(self, settings: PaceSettings | None = None, clock: Clock | None = None) -> None:
+        self._settings = settings or PaceSettings()
+        self._clock = clock or Clock()
+        self._pacers: dict[str, Pacer] = {}
+
+    def of(self, operator: str) -> Pacer:
+        """Return the operator's pacer; the same one each time."""
+        if operator not in self._pacers:
+            self._pacers[operator] = Pacer(self._settings, operator, self._clock)
+        return self._pacers[operator]
