@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from certstream import __version__
 from certstream.config.levels import parse_level
 from certstream.config.logs import CustomLogConfig, LogConfig, StaticLogConfig
 from certstream.config.option import Section, option
@@ -72,8 +71,8 @@ class StreamsConfig(Section):
         le=1 << 30,
     )
     total_backlog_bytes: int = option(
-        256 * _MIB,
-        "What may wait for all clients together; past it, clients that are behind are dropped. "
+        128 * _MIB,
+        "What may wait for all clients together; past it, those furthest behind are dropped. "
         "At least client_backlog_bytes.",
         unit="bytes",
         ge=65_536,
@@ -169,11 +168,6 @@ class CtLogConfig(Section):
         if not agent.isascii() or not agent.isprintable() or len(agent) > 200:
             raise ValueError(f"must be {_AGENT}")
         return agent
-
-    @property
-    def http_user_agent(self) -> str:
-        """The User-Agent that requests carry."""
-        return self.user_agent or f"certstream-server/{__version__} (+https://pypi.org/project/certstream-server/)"
 
 
 class DedupConfig(Section):

@@ -1,0 +1,342 @@
+"""`certstream_state.json`: where the reading of each log stands.
+
+    {"version": 1, "logs": {"<url>": {"current_index": n, "tree_size": n, "last_success": Unix s, "start_index": n}}}
+
+`current_index` is the next index to read, `start_index` where following began. Only `current_index` is needed; what
+else stands in the file, fields and logs that nobody asks for, is kept as it is. Beside the file lie `.lock` (who uses
+it), `.prev` (the generation before) and, while it is written, `.tmp`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import orjson
+import structlog
+
+from certstream.errors import StateError, StorageError
+
+SAVE_INTERVAL_S = 1.0
+_VERSION = 1
+_FIELDS = ("current_index", "tree_size", "last_success", "start_index")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """How far one log has been read."""
+
+    current_index: int  # next index to read
+    tree_size: int  # leaves, as the log last said; 0 if it never did
+    last_success: int  # Unix s of the last entries taken; 0 if there were none
+    start_index: int | None = None  # where following began; None if the file does not say
+
+
+class StateStore:
+    """The positions of all logs, in memory and in one file that this process alone writes.
+
+    `async with` opens and closes it. `run()` saves what changed, at most once a second; closing saves the rest. All
+    methods but `save` belong to the event loop's thread. A save that fails is logged once and tried again; meanwhile
+    `save_error` says why. With `path` None nothing is kept.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        recovery: Literal["fail", "fresh"] = "fail",
+        save_interval_s: float = SAVE_INTERVAL_S,
+    ) -> None:
+        self._file = None if path is None else _StateFile(Path(os.path.realpath(path)))
+        self._recovery = recovery
+        self._save_interval_s = save_interval_s
+        self._document: dict[str, Any] = {}
+        self._logs: dict[str, dict[str, Any]] = {}
+        self._keys: dict[str, str] = {}  # URL without trailing slash → key in the file
+        self._changes = 0
+        self._saved = 0
+        self._changed = asyncio.Event()
+        self._writing = threading.Lock()
+        self.save_error: str | None = None
+
+    async def __aenter__(self) -> Self:
+        self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    def open(self) -> None:
+        """Lock the file and read it. Raises StateError if another process holds it or it cannot be read."""
+        if self._file is None:
+            return
+        self._file.lock()
+        try:
+            self._document = self._load(self._file)
+        except BaseException:
+            self._file.unlock()
+            raise
+        self._logs = self._document.setdefault("logs", {})
+        for key in sorted(self._logs):  # a key without trailing slash goes before the same with one
+            self._keys.setdefault(key.rstrip("/"), key)
+
+    def _load(self, file: _StateFile) -> dict[str, Any]:
+        try:
+            return file.read()
+        except StateError as exc:
+            if self._recovery == "fail":
+                raise
+            kept = file.put_aside()
+            log.warning("state file unreadable, starting fresh", error=str(exc), kept=str(kept))
+            return {}
+
+    def close(self) -> None:
+        """Save what is not saved yet and let go of the file. A failure to save is logged, not raised."""
+        if self._file is None:
+            return
+        try:
+            self._try_save(*self._snapshot())
+        finally:
+            self._file.unlock()
+
+    def position(self, url: str) -> LogPosition | None:
+        """Return how far the log has been read, None if it never was; `url` with or without trailing slash."""
+        entry = self._logs.get(self._key(url), {})
+        if "current_index" not in entry:
+            return None
+        tree_size, last_success = int(entry.get("tree_size") or 0), int(entry.get("last_success") or 0)
+        return LogPosition(entry["current_index"], tree_size, last_success, entry.get("start_index"))
+
+    def begin(self, url: str, start_index: int, tree_size: int) -> None:
+        """Record where following a log begins. Raises ValueError if it began before."""
+        if self.position(url) is not None:
+            raise ValueError(f"{url} is followed already")
+        self._update(url, current_index=start_index, tree_size=tree_size, last_success=0, start_index=start_index)
+
+    def advance(self, url: str, current_index: int, tree_size: int, last_success: int) -> None:
+        """Move a log's position on: everything before `current_index` has gone out; `last_success` in Unix s.
+
+        Raises ValueError for a position behind the one that is known: going back is `rewind`.
+        """
+        known = self.position(url)
+        if known is not None and current_index < known.current_index:
+            raise ValueError(f"{url} stands at {known.current_index} and cannot advance to {current_index}")
+        self._update(url, current_index=current_index, tree_size=tree_size, last_success=last_success)
+
+    def rewind(self, url: str, current_index: int) -> None:
+        """Set a log's position back on purpose, so that its entries are read again."""
+        self._update(url, current_index=current_index)
+
+    def _key(self, url: str) -> str:
+        base = url.rstrip("/")
+        return self._keys.get(base, base)
+
+    def _update(self, url: str, **fields: int) -> None:
+        key = self._key(url)
+        self._keys.setdefault(url.rstrip("/"), key)
+        self._logs.setdefault(key, {}).update(fields)
+        self._changes += 1
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Save whenever something changed, at most once in a save interval, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if not await asyncio.to_thread(self._try_save, *self._snapshot()):
+                self._changed.set()
+            await asyncio.sleep(self._save_interval_s)
+
+    def save(self) -> None:
+        """Write the file now if anything changed. Raises StorageError; the old file then stands unharmed."""
+        self._write(*self._snapshot())
+
+    def _snapshot(self) -> tuple[int, bytes]:
+        document = {**self._document, "version": _VERSION, "logs": self._logs}
+        return self._changes, orjson.dumps(document, option=orjson.OPT_INDENT_2)
+
+    def _write(self, changes: int, content: bytes) -> None:
+        with (
+            self._writing
+        ):  # a save that was cancelled goes on in its thread: never two at once, never an older one last
+            if self._file is None or changes <= self._saved:
+                return
+            self._file.write(content)
+            self._saved = changes
+
+    def _try_save(self, changes: int, content: bytes) -> bool:
+        try:
+            self._write(changes, content)
+        except StorageError as exc:
+            if self.save_error is None:
+                log.error("state cannot be saved, trying again", error=str(exc))  # noqa: TRY400 -- no bug, no trace
+            self.save_error = str(exc)
+            return False
+        if self.save_error is not None:
+            log.warning("state is saved again")
+            self.save_error = None
+        return True
+
+
+class _StateFile:
+    """The file, its lock, its previous generation."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock_fd: int | None = None
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(self._path.name + suffix)
+
+    def lock(self) -> None:
+        """Take the lock; it is a file of its own because each save replaces the state file's inode."""
+        path = self._beside(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise StateError(f"{path}: cannot be locked: {exc.strerror}") from exc
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, _holder().encode(), 0)
+        except OSError as exc:
+            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+            os.close(fd)
+            if isinstance(exc, BlockingIOError):
+                raise StateError(f"{self._path}: in use by {holder or 'another process'}") from exc
+            raise StateError(f"{path}: cannot be locked: {exc.strerror}") from exc
+        self._lock_fd = fd
+
+    def unlock(self) -> None:
+        """Let go of the lock; its file stays, for whoever removes a locked file locks another one."""
+        if self._lock_fd is not None:
+            os.ftruncate(self._lock_fd, 0)
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def read(self) -> dict[str, Any]:
+        """Return the document, `{}` where there is no file. Raises StateError, offering the previous generation."""
+        try:
+            return _read(self._path)
+        except FileNotFoundError:
+            if self._beside(".prev").exists():
+                log.warning("no state file, but a previous generation of one", previous=str(self._beside(".prev")))
+            return {}
+        except StateError as exc:
+            raise StateError(f"{exc}; {self._way_out()}") from exc
+
+    def _way_out(self) -> str:
+        previous = self._beside(".prev")
+        try:
+            document = _read(previous)
+            written = _time(datetime.fromtimestamp(previous.stat().st_mtime, UTC))
+        except (OSError, StateError):
+            offer = "there is no readable previous generation"
+        else:
+            logs = len(document.get("logs", {}))
+            offer = f"{previous} of {written} is readable ({logs} logs): copy it over the file to resume from there"
+        return f"{offer}; ct_log.state_recovery: fresh starts anew and keeps the file aside"
+
+    def put_aside(self) -> Path:
+        """Rename an unreadable file, so that it is kept and out of the way."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        kept = self._beside(f".unreadable-{stamp}")
+        try:
+            self._path.rename(kept)
+        except OSError as exc:
+            raise StateError(f"{self._path}: unreadable, and cannot be put aside: {exc.strerror}") from exc
+        return kept
+
+    def write(self, content: bytes) -> None:
+        """Replace the file: whatever happens, a reader finds the old state or the new one. Raises StorageError."""
+        temporary = self._beside(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            self._keep_previous()
+            temporary.replace(self._path)
+            _sync_directory(self._path.parent)
+        except OSError as exc:
+            raise StorageError(f"{self._path}: {exc.strerror or exc}") from exc
+
+    def _keep_previous(self) -> None:
+        """Give the file a second name, `.prev`, before another one takes its own."""
+        if not self._path.exists():
+            return
+        link = self._beside(".prev.tmp")
+        link.unlink(missing_ok=True)
+        try:
+            os.link(self._path, link)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(self._path, link)
+        link.replace(self._beside(".prev"))
+
+
+def _holder() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()} since {_time(datetime.now(UTC))}\n"
+
+
+def _time(when: datetime) -> str:
+    return when.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read and check one file. Raises FileNotFoundError, or StateError for anything else that is wrong with it."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise StateError(f"{path}: cannot be read: {exc.strerror}") from exc
+    try:
+        document = orjson.loads(content)
+    except ValueError as exc:
+        raise StateError(f"{path}: is not JSON: {exc}") from exc
+    mistake = _mistake(document)
+    if mistake:
+        raise StateError(f"{path}: {mistake}")
+    return dict(document)
+
+
+def _mistake(document: Any) -> str | None:
+    """Say what is wrong with a document, None if it is a state file of version 1."""
+    if not isinstance(document, dict):
+        return "is not an object"
+    version = document.get("version", _VERSION)
+    if version != _VERSION or isinstance(version, bool):
+        return f"has version {version!r}, {_VERSION} is known here"
+    logs = document.get("logs", {})
+    if not isinstance(logs, dict) or not all(isinstance(entry, dict) for entry in logs.values()):
+        return "has no object of objects in `logs`"
+    for url, entry in logs.items():
+        for name in _FIELDS:
+            if not _is_count(entry.get(name), needed=name == "current_index" and name in entry):
+                return f"{name} of {url} is {entry[name]!r}, must be an integer from 0 to 2^63 - 1"
+    return None
+
+
+def _is_count(value: Any, *, needed: bool) -> bool:
+    if value is None:
+        return not needed
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
