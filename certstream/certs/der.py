@@ -88,7 +88,7 @@ class Octets:
     def element(self, pos: Int64Array, limit: Int64Array) -> tuple[Int64Array, Int64Array, Int64Array, BoolArray]:
         """Tag, content start, content stop of the element at each `pos`, and whether it ends by `limit`.
 
-        Stops are cut at `limit`, so that whatever is read next stays inside the parent. Lengths of up
+        Starts and stops are cut at `limit`, so that whatever is read next stays inside the parent. Lengths of up
         to three bytes; a longer or an indefinite one does not fit any certificate here.
         """
         word = self.words[pos]
@@ -100,14 +100,15 @@ class Octets:
             length[long], start[long] = _long_lengths(word[long], start[long])
         stop = start + length
         fits = stop <= limit
-        return tag, start, np.minimum(stop, limit), fits
+        return tag, np.minimum(start, limit), np.minimum(stop, limit), fits
 
 
 def _long_lengths(word: Int64Array, start: Int64Array) -> tuple[Int64Array, Int64Array]:
     count = (word >> 8) & 0x7F
+    count = np.where(count > 3, 0, count)
     b0, b1, b2 = (word >> 16) & 0xFF, (word >> 24) & 0xFF, (word >> 32) & 0xFF
     length = np.where(count == 1, b0, np.where(count == 2, b0 << 8 | b1, b0 << 16 | b1 << 8 | b2))
-    return np.where((count == 0) | (count > 3), np.int64(1 << 40), length), start + count
+    return np.where(count == 0, np.int64(1 << 40), length), start + count
 
 
 def walk(octets: Octets, cert: Spans) -> Fields:
@@ -167,13 +168,13 @@ def _walk_certificate(octets: Octets, cert: Spans, fields: Fields) -> tuple[Bool
     good &= ok & (tag == SEQUENCE)
     tag, start, stop, ok = element(stop, tbs_stop)
     good &= ok & (tag == EXTENSIONS) & (stop == tbs_stop)
-    tag, start, stop, ok = element(np.minimum(start, stop), stop)
+    tag, start, stop, ok = element(start, stop)
     good &= ok & (tag == SEQUENCE) & (stop == tbs_stop) & _walk_signature(octets, tbs_stop, outer_stop, fields)
     return good, Spans(start, stop)
 
 
 def _walk_validity(octets: Octets, start: Int64Array, stop: Int64Array, fields: Fields) -> BoolArray:
-    first_tag, first, first_stop, first_ok = octets.element(np.minimum(start, stop), stop)
+    first_tag, first, first_stop, first_ok = octets.element(start, stop)
     last_tag, last, last_stop, last_ok = octets.element(first_stop, stop)
     fields.not_before, before_ok = read_times(octets.bytes, first_tag, first, first_stop)
     fields.not_after, after_ok = read_times(octets.bytes, last_tag, last, last_stop)
@@ -184,7 +185,7 @@ def _walk_validity(octets: Octets, start: Int64Array, stop: Int64Array, fields: 
 def _walk_signature(octets: Octets, pos: Int64Array, limit: Int64Array, fields: Fields) -> BoolArray:
     tag, start, stop, good = octets.element(pos, limit)
     good &= tag == SEQUENCE
-    tag, oid, oid_stop, ok = octets.element(np.minimum(start, stop), stop)
+    tag, oid, oid_stop, ok = octets.element(start, stop)
     good &= ok & (tag == OID)
     fields.signature_oid = Spans(oid, oid_stop)
     tag, _, stop, ok = octets.element(stop, limit)
@@ -215,7 +216,7 @@ def _walk_extension(
 ) -> tuple[BoolArray, Int64Array]:
     tag, start, stop, good = octets.element(pos, limit)
     good &= tag == SEQUENCE
-    tag, oid, oid_stop, ok = octets.element(np.minimum(start, stop), stop)
+    tag, oid, oid_stop, ok = octets.element(start, stop)
     good &= ok & (tag == OID)
     tag, value, value_stop, ok = octets.element(oid_stop, stop)
     critical = np.flatnonzero(tag == BOOLEAN)
