@@ -1,0 +1,268 @@
+"""Following one log: its head, what is new before it, and at what pace to look."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import structlog
+
+from certstream.client.base import LogClient
+from certstream.client.clock import Clock
+from certstream.ct.types import EntryBatch, LogInfo, TreeHead
+from certstream.errors import FetchError, LogMisbehaviourError, RateLimitedError
+from certstream.live.condition import Condition, TailSettings
+from certstream.metrics import LogMetrics, LogState
+
+Start: TypeAlias = Literal["head", "beginning"] | int
+Publish: TypeAlias = Callable[[EntryBatch], Awaitable[None]]
+Advance: TypeAlias = Callable[[int, int], None]
+
+_IDLE_FACTOR: Final = 1.5
+
+_EVENTS: Final[dict[LogState, str]] = {
+    "starting": "starting to follow log",
+    "following": "following log",
+    "catching_up": "catching up with log",
+    "rate_limited": "log asks for a slower pace",
+    "degraded": "log cannot be read, trying again",
+    "unhealthy": "log keeps failing, trying again",
+    "stopped": "stopped following log",
+}
+
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TailStatus:
+    """One log as it is followed now."""
+
+    log: LogInfo
+    state: LogState
+    position: int | None  # next index to read; None before the first tree head
+    tree_size: int | None  # of the largest head; None before the first
+    lag_entries: int | None
+    lag_s: float | None  # age of the newest entry read: now where more is to be read, else when it was read
+    last_success_s: float | None  # Unix time of the last good answer
+    last_error: str | None  # of the last failure, also when it is over
+
+
+class Tailer:
+    """Follows one log from `position`, or from where `start` says if that is None.
+
+    Each batch goes to `publish`; once that returned, `advance(position, tree_size)` is called, as it is for each
+    larger tree head. Nothing else moves the position: no failure, no smaller tree head.
+    What `publish` and `advance` raise ends `run`; running again goes on with the same batch.
+    """
+
+    def __init__(
+        self,
+        client: LogClient,
+        *,
+        publish: Publish,
+        advance: Advance,
+        metrics: LogMetrics,
+        position: int | None = None,
+        tree_size: int = 0,
+        start: Start = "head",
+        settings: TailSettings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._client = client
+        self._publish = publish
+        self._advance = advance
+        self._metrics = metrics
+        self._settings = settings or TailSettings()
+        self._clock = clock or Clock()
+        self._condition = Condition(self._settings)
+        self._position = position
+        self._start = start
+        self._tree_size = tree_size
+        self._head: TreeHead | None = None
+        self._head_is_smaller = False
+        self._poll_s = self._settings.poll_interval_s
+        self._state: LogState = "starting"
+        self._newest_s: float | None = None  # timestamp of the newest entry read, Unix seconds
+        self._age_s: float | None = None  # of that entry when it was read
+        self._last_success_s: float | None = None
+        self._last_error: str | None = None
+        self._publishing = False
+        self._stopping = False
+
+    @property
+    def log(self) -> LogInfo:
+        """The log that is followed."""
+        return self._client.log
+
+    @property
+    def head(self) -> TreeHead | None:
+        """The largest tree head of this run, as the log gave it; None before the first."""
+        return self._head
+
+    def status(self) -> TailStatus:
+        """Say how the log is doing."""
+        known = self._position is not None and (self._head is not None or self._tree_size > 0)
+        return TailStatus(
+            log=self.log,
+            state=self._state,
+            position=self._position,
+            tree_size=self._tree_size if known else None,
+            lag_entries=self._lag_entries() if known else None,
+            lag_s=self._lag_s(),
+            last_success_s=self._last_success_s,
+            last_error=self._last_error,
+        )
+
+    def stop(self) -> bool:
+        """Begin nothing more. True where a batch is being published, after which `run` returns; else cancel `run`."""
+        self._stopping = True
+        return self._publishing
+
+    def crashed(self, error: Exception) -> None:
+        """Note that `run` ended by an error that no log is to blame for."""
+        self._last_error = f"{type(error).__name__}: {error}"
+        self._metrics.error("Crash")
+        self._condition.failed(misbehaved=True)
+        self._note_state()
+
+    async def run(self) -> None:
+        """Follow the log until `stop`."""
+        try:
+            while not self._stopping:
+                delay_s = await self._attempt()
+                self._note_state()
+                if not self._stopping:
+                    await self._clock.sleep(delay_s)
+        finally:
+            if self._stopping:
+                self._set_state("stopped")
+
+    async def _attempt(self) -> float:
+        """One round; the seconds to wait after it."""
+        try:
+            return await self._round()
+        except RateLimitedError as exc:
+            self._last_error = str(exc)
+            self._condition.limited()
+            return self._settings.poll_interval_s  # and then the operator's pace holds
+        except (FetchError, LogMisbehaviourError) as exc:
+            self._last_error = str(exc)
+            self._metrics.error(type(exc).__name__)
+            self._condition.failed(misbehaved=isinstance(exc, LogMisbehaviourError))
+            return self._clock.backoff(
+                self._condition.attempts, self._settings.retry_initial_s, self._condition.backoff_max_s
+            )
+
+    async def _round(self) -> float:
+        """Look at the head and read what may be read, up to `round_entries`; the seconds to wait after it."""
+        grew = self._take_head(await self._client.head())
+        position = self._position
+        assert position is not None
+        readable = self._client.readable(position, self._tree_size)
+        stop = min(readable.stop, position - position % self._settings.round_entries + self._settings.round_entries)
+        self._condition.catching_up = readable.stop - position > self._settings.catching_up_entries
+        if position < stop:
+            self._note_state()
+            await self._read(position, stop)
+        self._condition.completed()
+        if stop < readable.stop:
+            return 0.0
+        delay_s = self._next_poll(active=grew or position < stop)
+        return delay_s if readable.wait_s is None else min(delay_s, readable.wait_s)
+
+    def _take_head(self, head: TreeHead) -> bool:
+        """Remember the head if it is none smaller than before; whether the tree grew."""
+        self._last_success_s = self._clock.wall()
+        if head.tree_size < self._tree_size:
+            self._note_smaller_head(head)
+            self._begin()
+            return False
+        self._head, self._head_is_smaller = head, False
+        grew = head.tree_size > self._tree_size
+        self._tree_size = head.tree_size
+        if not self._begin() and grew:
+            self._moved()
+        return grew
+
+    def _begin(self) -> bool:
+        """Decide where to start, if that is open still; whether it was."""
+        if self._position is not None:
+            return False
+        starts = {"head": self._tree_size, "beginning": 0}
+        self._position = starts[self._start] if isinstance(self._start, str) else self._start
+        self._moved()
+        return True
+
+    def _note_smaller_head(self, head: TreeHead) -> None:
+        # Frontends of one log lag behind each other; the next look mostly meets another one.
+        self._metrics.error("SmallerTreeHead")
+        if not self._head_is_smaller:
+            self._head_is_smaller = True
+            logger.info("log gave a smaller tree head", log=self.log.name, size=head.tree_size, known=self._tree_size)
+
+    async def _read(self, start: int, stop: int) -> None:
+        async with aclosing(self._client.batches(start, stop)) as batches:
+            async for batch in batches:
+                await self._hand_over(batch)
+                if self._stopping:
+                    return
+
+    async def _hand_over(self, batch: EntryBatch) -> None:
+        if self._stopping:  # a batch that is begun is finished, so none is begun
+            return
+        if batch.start != self._position:
+            raise RuntimeError(f"{self.log.name}: batch of {batch.start} where {self._position} is next")
+        self._publishing = True
+        try:
+            await self._publish(batch)
+        finally:
+            self._publishing = False
+        self._position = batch.stop
+        self._note_entries(batch)
+        self._moved()
+        self._condition.progressed()
+        self._note_state()
+
+    def _note_entries(self, batch: EntryBatch) -> None:
+        now_s = self._last_success_s = self._clock.wall()
+        self._metrics.entries.inc(len(batch))
+        self._newest_s = float(batch.timestamp_ms[-1]) / 1000
+        self._age_s = max(0.0, now_s - self._newest_s)
+
+    def _moved(self) -> None:
+        assert self._position is not None
+        self._advance(self._position, self._tree_size)
+        self._metrics.position.set(self._position)
+        self._metrics.tree_size.set(self._tree_size)
+        self._metrics.lag_entries.set(self._lag_entries())
+        if (lag_s := self._lag_s()) is not None:
+            self._metrics.lag_seconds.set(lag_s)
+
+    def _lag_entries(self) -> int:
+        return max(0, self._tree_size - (self._position or 0))
+
+    def _lag_s(self) -> float | None:
+        if self._newest_s is None or self._position is None or self._position >= self._tree_size:
+            return self._age_s
+        return max(0.0, self._clock.wall() - self._newest_s)
+
+    def _next_poll(self, *, active: bool) -> float:
+        shortest = self._settings.poll_interval_s
+        longest = max(shortest, self._settings.idle_poll_max_s)
+        self._poll_s = shortest if active else min(self._poll_s * _IDLE_FACTOR, longest)
+        return self._poll_s
+
+    def _note_state(self) -> None:
+        self._set_state(self._condition.state)
+
+    def _set_state(self, state: LogState) -> None:
+        if state == self._state:
+            return
+        self._state = state
+        self._metrics.state(state)
+        bad = state in ("degraded", "unhealthy")
+        say = logger.warning if bad else logger.info
+        why = {"error": self._last_error} if bad or state == "rate_limited" else {}
+        say(_EVENTS[state], log=self.log.name, url=self.log.base_url, state=state, position=self._position, **why)
