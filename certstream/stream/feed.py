@@ -52,7 +52,7 @@ class Feed:
         self._metrics = metrics
         self._clients = clients
         self._limit_bytes = limit_bytes
-        self._high_water_bytes = min(high_water_bytes, limit_bytes)
+        self._high_water_bytes = min(high_water_bytes, limit_bytes // 4)
         self._current: set[Subscription] = set()
         self._behind: set[Subscription] = set()
         self._ring: list[Chunk] = []  # every chunk that a client behind still needs

@@ -1,0 +1,185 @@
+"""How many clients the streams serve: `python -m benchmarks.fanout`.
+
+For each number of clients and offered rate: a server of its own, lite-sized messages published at that
+rate, load clients in one process, three probes that read and time every message in another. Server,
+clients and probes share the machine: on few cores the clients' work limits what can be delivered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import uvloop
+
+from certstream.metrics import Metrics
+from certstream.serve.health import assess
+from certstream.serve.options import ServeOptions
+from certstream.serve.server import StreamServer
+from certstream.stream.hub import Hub
+
+PROBES = 3
+TICK_S = 0.002
+SETTLE_S = 0.5
+CLIENTS = Path(__file__).with_name("fanout_clients.py")
+
+_MESSAGE = (
+    '{"message_type":"certificate_update","data":{"update_type":"PrecertLogEntry","leaf_cert":{"subject":'
+    '{"CN":"%(host)s","aggregated":"/CN=%(host)s"},"issuer":{"C":"US","CN":"R11","O":"Let\'s Encrypt",'
+    '"aggregated":"/C=US/CN=R11/O=Let\'s Encrypt"},"serial_number":"04A1%(n)032X","not_before":1790000000,'
+    '"not_after":1797776000,"fingerprint":"%(sha1)s","sha1":"%(sha1)s","sha256":"%(sha256)s",'
+    '"signature_algorithm":"sha256, rsa","is_ca":false,"all_domains":[%(names)s],"extensions":{'
+    '"keyUsage":"Digital Signature, Key Encipherment","extendedKeyUsage":"serverAuth, clientAuth",'
+    '"basicConstraints":"CA:FALSE"}},"cert_index":@INDEX,"cert_link":"https://ct.example.org/2026h2/ct/v1/'
+    'get-entries?start=@INDEX&end=@INDEX","seen":@SEEN,"source":{"name":"Example \'Log2026h2\'",'
+    '"url":"https://ct.example.org/2026h2/"}}}'
+)
+
+
+@dataclass(frozen=True)
+class ServerReport:
+    """What the server process measured of itself."""
+
+    published: int
+    bytes: int  # framed, of one client
+    publish_s: float
+    cpu_s: float  # while publishing and until all was written
+    idle_rss_mb: float  # before the first client
+    rss_mb: float  # at the end of publishing
+    dropped: int
+
+
+def templates(count: int) -> list[tuple[bytes, ...]]:
+    """Messages of 0.7 to 1.3 KB, 0.9 KB on average, cut where index and time go."""
+    made = []
+    for n in range(count):
+        host = f"www{n}.some-customer-{n * 7919 % 100_000}.example.com"
+        names = ",".join(f'"{prefix}{host}"' for prefix in ("", "mail.", "api.", "*.", "cdn.", "shop.")[: 1 + n % 6])
+        sha = ":".join(f"{(n * 31 + i * 17) % 256:02X}" for i in range(32))
+        text = _MESSAGE % {"host": host, "n": n, "sha1": sha[:59], "sha256": sha, "names": names}
+        made.append(tuple(text.replace("@SEEN", "@INDEX").encode().split(b"@INDEX")))
+    return made
+
+
+def message_source() -> Iterator[bytes]:
+    """Yield messages with a rising index and the time of their making."""
+    cut, index = templates(1024), 0
+    while True:
+        a, b, c, d, e = cut[index % 1024]
+        number = b"%d" % index
+        yield b"".join((a, number, b, number, c, number, d, b"%.6f" % time.monotonic(), e))
+        index += 1
+
+
+async def publish(hub: Hub, rate: float, seconds: float) -> tuple[int, int]:
+    """Publish at `rate`; returns the number of messages and their bytes in frames."""
+    source, loop = message_source(), asyncio.get_running_loop()
+    started, count, size = loop.time(), 0, 0
+    while (now := loop.time() - started) < seconds:
+        messages = [next(source) for _ in range(int(now * rate) - count)]
+        hub.publish("lite", messages)
+        count += len(messages)
+        size += sum(len(message) + 4 for message in messages)  # all between 126 and 65,535 bytes
+        await asyncio.sleep(TICK_S)
+    return count, size
+
+
+async def serve(clients: int, rate: float, seconds: float) -> None:
+    """Be the server: print the port, wait for the clients, publish, print the report."""
+    metrics = Metrics()
+    hub = Hub(metrics)
+    options = ServeOptions(heartbeat_s=3600)
+    async with StreamServer(
+        hub, lambda: assess([], version="", uptime_s=0), metrics, "127.0.0.1", 0, options=options
+    ) as server:
+        idle_rss_mb = rss_mb()
+        print(server.port, flush=True)
+        while hub.clients() < clients:  # noqa: ASYNC110 - the hub tells nobody, the benchmark may poll
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(SETTLE_S)
+        cpu, started = time.process_time(), time.monotonic()
+        published, size = await publish(hub, rate, seconds)
+        publish_s, rss = time.monotonic() - started, rss_mb()
+        hub.flush()
+        while hub.backlog_bytes():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        cpu_s = time.process_time() - cpu
+        report = ServerReport(published, size, publish_s, cpu_s, idle_rss_mb, rss, clients - hub.clients())
+        print(json.dumps(asdict(report)), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+def rss_mb() -> float:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def measure(clients: int, rate: float, seconds: float) -> str:
+    """Run one case; returns its line of the table."""
+    server = spawn([sys.executable, "-m", "benchmarks.fanout", "--serve", str(clients), str(rate), str(seconds)])
+    assert server.stdout is not None
+    port = server.stdout.readline().strip()
+    load = spawn([sys.executable, str(CLIENTS), "load", port, str(clients - PROBES)])
+    probe = spawn([sys.executable, str(CLIENTS), "probe", port, str(PROBES)])
+    report = ServerReport(**json.loads(server.stdout.readline()))
+    loaded, probed = (json.loads(process.communicate()[0]) for process in (load, probe))
+    server.communicate()
+    return line(clients, rate, report, loaded["bytes"], loaded["last"] - loaded["first"], probed)
+
+
+def spawn(command: list[str]) -> subprocess.Popen[str]:
+    """Start a part in a process of its own."""
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def line(
+    clients: int, rate: float, report: ServerReport, received: list[int], took_s: float, probed: dict[str, list[float]]
+) -> str:
+    """Return one case as a line of the table."""
+    whole = sum(size == report.bytes for size in received) + sum(n == report.published for n in probed["messages"])
+    delivered = sum(received) / report.bytes * report.published + sum(probed["messages"])
+    latencies = probed["latencies_s"]
+    p50, p99 = (latencies[int(len(latencies) * q)] * 1e3 for q in (0.5, 0.99))
+    return (
+        f"{clients:>7} {rate:>9,.0f} {delivered / took_s:>12,.0f} {whole:>6} {report.dropped:>7}"
+        f" {report.cpu_s / report.publish_s:>6.2f} {report.cpu_s / delivered * 1e9:>7.0f}"
+        f" {p50:>7.1f} {p99:>7.1f} {report.idle_rss_mb:>8.0f} {report.rss_mb:>7.0f}"
+    )
+
+
+HEADER = (
+    "clients entries/s   messages/s  whole dropped  cores  ns/msg  p50 ms  p99 ms idle MB  RSS MB\n"
+    "        (offered)  (delivered)               (server)"
+)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="+", default=[100, 500, 2000])
+    parser.add_argument("--rates", type=float, nargs="+", default=[100, 600, 1600, 4000], help="entries/s")
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--serve", nargs=3, type=float, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    if args.serve:
+        uvloop.run(serve(int(args.serve[0]), *args.serve[1:]))
+        return
+    print(HEADER, flush=True)
+    for clients in args.clients:
+        for rate in args.rates:
+            print(measure(clients, rate, args.seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
