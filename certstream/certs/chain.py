@@ -26,7 +26,10 @@ class Chain:
 
 
 class ChainTable:
-    """Chains by their bytes, chain certificates by theirs; both bounded, empty again at the bound."""
+    """Chains by their bytes, chain certificates by theirs; both bounded, empty again at the bound.
+
+    May be used from several threads: a lookup never relies on an earlier one.
+    """
 
     def __init__(self) -> None:
         self._certificates: dict[bytes, bytes] = {}
@@ -36,14 +39,13 @@ class ChainTable:
         """The chain of each entry."""
         data, static = batch.data, batch.log.kind == "static"
         keys = [data[a:b] for a, b in zip(batch.chain.start.tolist(), batch.chain.stop.tolist(), strict=True)]
-        known = self._chains
-        fresh = {key for key in keys if key not in known}
-        if not fresh:
-            return [known[key] for key in keys]
-        built = self._of_fingerprints(fresh, batch.issuers) if static else self._of_certificates(fresh)
-        chains = {key: built[key] if key in built else known[key] for key in set(keys)}
-        self._remember(built)
-        return [chains[key] for key in keys]
+        known = {key: self._chains.get(key) for key in set(keys)}
+        fresh = [key for key, chain in known.items() if chain is None]
+        if fresh:
+            built = self._of_fingerprints(fresh, batch.issuers) if static else self._of_certificates(fresh)
+            self._remember(built)
+            known |= built
+        return [known[key] for key in keys]  # type: ignore[misc]
 
     def _remember(self, built: Mapping[bytes, Chain]) -> None:
         if len(self._chains) + len(built) > _MOST_CHAINS:
@@ -69,17 +71,16 @@ class ChainTable:
 
     def _decode(self, ders: set[bytes]) -> dict[bytes, bytes]:
         """DER → JSON object of each certificate; all new ones are decoded as one batch."""
-        known = self._certificates
-        new = [der for der in ders if der not in known]
-        texts = {der: known[der] for der in ders if der in known}
+        texts = {der: text for der in ders if (text := self._certificates.get(der)) is not None}
+        new = [der for der in ders if der not in texts]
         if new:
             stop = np.cumsum([len(der) for der in new])
             start = np.concatenate([[0], stop[:-1]])
             decoded = chain_certificates(Certificates(b"".join([*new, PADDING]), Spans(start, stop)))
             fresh = dict(zip(new, decoded, strict=True))
-            if len(known) + len(fresh) > _MOST_CERTIFICATES:
-                known.clear()
-            known.update(list(fresh.items())[:_MOST_CERTIFICATES])
+            if len(self._certificates) + len(fresh) > _MOST_CERTIFICATES:
+                self._certificates.clear()
+            self._certificates.update(list(fresh.items())[:_MOST_CERTIFICATES])
             texts.update(fresh)
         return texts
 

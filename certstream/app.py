@@ -1,0 +1,280 @@
+"""The composition root: which parts there are, how they are connected, in which order they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+
+from certstream import __version__
+from certstream.certs.batch import StreamKind
+from certstream.client.base import LogClient, ReadSettings
+from certstream.client.http import DEFAULT_USER_AGENT, FetchSettings, HttpClient
+from certstream.client.issuers import IssuerCache
+from certstream.client.pacing import PaceSettings
+from certstream.client.rfc6962 import Rfc6962Client
+from certstream.client.static_ct import StaticClient
+from certstream.config import (
+    Config,
+    CtLogConfig,
+    CustomLogConfig,
+    LoadedConfig,
+    ProtocolsConfig,
+    StaticLogConfig,
+    StreamsConfig,
+)
+from certstream.ct.types import LogInfo
+from certstream.live.condition import TailSettings
+from certstream.live.dedup import Deduplicator
+from certstream.live.publisher import Publisher
+from certstream.live.supervisor import Supervisor
+from certstream.live.tailer import Start, Tailer, TailStatus
+from certstream.metrics import Metrics, watch_loop_lag
+from certstream.serve.health import DeepHealth, LogHealth, assess
+from certstream.serve.options import ServeOptions
+from certstream.serve.server import StreamServer
+from certstream.signals import Signals
+from certstream.state import StateStore
+from certstream.stream.hub import Hub
+
+_FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes at most 1 s more
+_DRY_RUN: Final = "dry run: connected to no log"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedLog:
+    """One log to follow, and what its own entry in the configuration says."""
+
+    info: LogInfo
+    start: Start = "head"
+    batch_size: int | None = None  # None: that of all logs
+    poll_interval_s: float | None = None
+
+
+def run(loaded: LoadedConfig, *, dry_run: bool = False, demo: bool = False) -> int:
+    """Run the service until a signal ends it; the exit code.
+
+    Raises ConfigError or StateError where it cannot start.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run_demo(loaded.config) if demo else _run(loaded.config, dry_run=dry_run))
+    return 0
+
+
+async def _run(config: Config, *, dry_run: bool) -> None:
+    logs = [] if dry_run else configured_logs(config)
+    if dry_run:
+        log.warning(_DRY_RUN)
+    elif not logs:
+        log.warning("no logs are configured, nothing to stream: name some in custom_logs or static_logs")
+    with Signals() as signals:
+        await Service(config, logs, warnings=(_DRY_RUN,) if dry_run else ()).run(signals.stop)
+
+
+async def _run_demo(config: Config) -> None:
+    from certstream.simulator.demo import demo_logs  # what only the demo needs
+
+    with Signals() as signals:
+        async with demo_logs() as demo:
+            own = {**config.ct_log.model_dump(), "state_file": str(demo.directory / "certstream_state.json")}
+            config = config.model_copy(update={"ct_log": CtLogConfig.model_validate(own)})
+            followed = [FollowedLog(info, start="beginning", poll_interval_s=0.25) for info in demo.logs]
+            await Service(config, followed, warnings=("demo: the logs are simulated",)).run(signals.stop)
+
+
+def configured_logs(config: Config) -> list[FollowedLog]:
+    """The logs that the configuration names, of the protocols that are on."""
+    ct_log = config.ct_log
+    entries: list[CustomLogConfig | StaticLogConfig] = [
+        *(config.custom_logs if ct_log.rfc6962_enabled else ()),
+        *(config.static_logs if ct_log.static_ct_enabled else ()),
+    ]
+    return [
+        FollowedLog(
+            entry.info,
+            entry.start,
+            entry.batch_size,
+            None if entry.poll_interval_ms is None else entry.poll_interval_ms / 1000,
+        )
+        for entry in entries
+    ]
+
+
+class Service:
+    """All parts of one running service.
+
+    Starts from the state file outwards to the ports, stops in the opposite direction: logs, streams, state.
+    """
+
+    def __init__(self, config: Config, logs: Sequence[FollowedLog], warnings: Sequence[str] = ()) -> None:
+        self._config = config
+        self._logs = logs
+        self._warnings = warnings
+        self._started = time.monotonic()
+        kinds = stream_kinds(config.streams)
+        self._options = serve_options(config.protocols, config.streams, kinds)
+        self._metrics = Metrics(__version__)
+        self._hub = Hub(
+            self._metrics,
+            client_backlog_bytes=config.streams.client_backlog_bytes,
+            total_backlog_bytes=config.streams.total_backlog_bytes,
+        )
+        dedup = config.dedup
+        self._publisher = Publisher(
+            self._hub,
+            self._metrics,
+            kinds=kinds,
+            dedup=Deduplicator(dedup.capacity, dedup.ttl_secs, time.monotonic) if dedup.enabled else None,
+        )
+        state_file = config.ct_log.state_file
+        self._state = StateStore(
+            None if state_file is None else Path(state_file), recovery=config.ct_log.state_recovery
+        )
+        self._http = HttpClient(fetch_settings(config.ct_log), self._metrics)
+        self._issuers = IssuerCache(self._http)
+        self._supervisor: Supervisor | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve and follow the logs until `stop`. Raises ConfigError or StateError where a part cannot start."""
+        async with AsyncExitStack() as parts:
+            parts.callback(self._publisher.close)
+            await parts.enter_async_context(self._state)
+            await parts.enter_async_context(self._http)
+            supervisor = self._supervisor = Supervisor([self._tailer(entry) for entry in self._logs])
+            server = await parts.enter_async_context(self._server())
+            self._announce(server.port)
+            await self._follow(supervisor, stop)
+        log.info("stopped")
+
+    async def _follow(self, supervisor: Supervisor, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(self._state.run(), name="state"),
+                group.create_task(watch_loop_lag(self._metrics), name="loop lag"),
+            ]
+            group.create_task(supervisor.run(), name="logs")
+            await stop.wait()
+            log.info("stopping", clients=self._hub.clients())
+            await supervisor.stop(_FINISH_S)
+            for task in background:
+                task.cancel()
+
+    def _tailer(self, followed: FollowedLog) -> Tailer:
+        info = followed.info
+        position = self._state.position(info.base_url)
+        return Tailer(
+            self._client(followed),
+            publish=self._publisher.publish,
+            advance=lambda index, tree_size: self._advance(info.base_url, index, tree_size),
+            metrics=self._metrics.log(info.name),
+            position=None if position is None else position.current_index,
+            tree_size=0 if position is None else position.tree_size,
+            start=followed.start,
+            settings=tail_settings(self._config.ct_log, followed),
+        )
+
+    def _client(self, followed: FollowedLog) -> LogClient:
+        ct_log = self._config.ct_log
+        settings = ReadSettings(
+            batch_size=followed.batch_size or ct_log.batch_size,
+            fetch_concurrency=ct_log.fetch_concurrency,
+            partial_tile_wait_s=ct_log.partial_tile_wait_secs,
+        )
+        if followed.info.kind == "static":
+            return StaticClient(self._http, followed.info, self._issuers, settings)
+        return Rfc6962Client(self._http, followed.info, settings)
+
+    def _advance(self, url: str, index: int, tree_size: int) -> None:
+        if self._state.position(url) is None:
+            self._state.begin(url, index, tree_size)
+        else:
+            self._state.advance(url, index, tree_size, int(time.time()))
+
+    def _server(self) -> StreamServer:
+        config = self._config
+        return StreamServer(self._hub, self.health, self._metrics, config.host, config.port, options=self._options)
+
+    def health(self) -> DeepHealth:
+        """How the service and each of its logs are doing."""
+        statuses = self._supervisor.statuses() if self._supervisor else []
+        warnings = [*self._warnings]
+        if self._state.save_error is not None:
+            warnings.append(f"state cannot be saved: {self._state.save_error}")
+        return assess(
+            [log_health(status) for status in statuses],
+            version=__version__,
+            uptime_s=time.monotonic() - self._started,
+            warnings=warnings,
+        )
+
+    def _announce(self, port: int) -> None:
+        log.info("serving", host=self._config.host, port=port, logs=len(self._logs), version=__version__)
+
+
+def stream_kinds(streams: StreamsConfig) -> list[StreamKind]:
+    """The streams that are on."""
+    switches: dict[StreamKind, bool] = {"full": streams.full, "lite": streams.lite, "domains": streams.domains_only}
+    return [kind for kind, on in switches.items() if on]
+
+
+def serve_options(protocols: ProtocolsConfig, streams: StreamsConfig, kinds: Sequence[StreamKind]) -> ServeOptions:
+    """What is served, from the configuration."""
+    return ServeOptions(
+        streams=frozenset(kinds),
+        websocket=protocols.websocket,
+        sse=protocols.sse,
+        example_json=protocols.example_json,
+        health=protocols.health,
+        metrics=protocols.metrics,
+        heartbeat_s=streams.heartbeat_interval_secs,
+    )
+
+
+def fetch_settings(ct_log: CtLogConfig) -> FetchSettings:
+    """How requests are made and paced, from the configuration."""
+    rates = {operator: 1000 / ms for operator, ms in ct_log.operator_rate_limits.items() if ms}
+    default_ms = ct_log.default_operator_rate_limit_ms
+    return FetchSettings(
+        user_agent=ct_log.user_agent or DEFAULT_USER_AGENT,
+        request_timeout_s=ct_log.request_timeout_secs,
+        pace=PaceSettings(rates_per_s=rates, default_rate_per_s=1000 / default_ms if default_ms else None),
+    )
+
+
+def tail_settings(ct_log: CtLogConfig, followed: FollowedLog) -> TailSettings:
+    """How one log is followed, from the configuration."""
+    return TailSettings(
+        poll_interval_s=followed.poll_interval_s or ct_log.poll_interval_ms / 1000,
+        retry_initial_s=ct_log.retry_initial_delay_ms / 1000,
+        retry_max_s=ct_log.retry_max_delay_ms / 1000,
+        retry_max_attempts=ct_log.retry_max_attempts,
+        healthy_threshold=ct_log.healthy_threshold,
+        unhealthy_threshold=ct_log.unhealthy_threshold,
+        health_check_interval_s=ct_log.health_check_interval_secs,
+    )
+
+
+def log_health(status: TailStatus) -> LogHealth:
+    """A log's status as /health/deep shows it."""
+    return LogHealth(
+        name=status.log.name,
+        url=status.log.url,
+        kind=status.log.kind,
+        operator=status.log.operator,
+        state=status.state,
+        position=status.position,
+        tree_size=status.tree_size,
+        lag_entries=status.lag_entries,
+        lag_s=status.lag_s,
+        last_success_s=status.last_success_s,
+        last_error=status.last_error,
+    )

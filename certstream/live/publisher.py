@@ -1,0 +1,122 @@
+"""From raw entries to the streams: decode, leave out what another log showed, encode for those who listen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certstream.certs.batch import CertificateBatch, StreamKind, decode
+from certstream.ct.types import EntryBatch, slice_batch
+from certstream.metrics import Metrics
+
+_INLINE_ENTRIES: Final = 64  # about 2 ms; a larger batch is decoded in the thread, so that the event loop stays free
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Streams(Protocol):
+    """Where messages go."""
+
+    def wants(self, kind: StreamKind) -> bool:
+        """Whether anybody listens to that kind."""
+
+    def publish(self, kind: StreamKind, messages: Sequence[bytes]) -> None:
+        """Send encoded messages to all who listen."""
+
+    def wants_example(self, kind: StreamKind) -> bool:
+        """Whether a new example is due though nobody listens."""
+
+    def set_example(self, kind: StreamKind, message: bytes) -> None:
+        """Keep one message as the newest of its kind."""
+
+
+class Fresh(Protocol):
+    """What says which certificates the streams have not had from another log."""
+
+    def fresh(self, sha256: NDArray[np.uint8], log_key: str) -> NDArray[np.bool_]:
+        """Say so for each row of (n, 32) digests."""
+
+    def __len__(self) -> int:
+        """Certificates remembered."""
+
+
+class Publisher:
+    """Publishes the batches of all logs; each log's in the order in which it awaits `publish`.
+
+    Holds nothing but the batches that are being published: one per log.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        metrics: Metrics,
+        *,
+        kinds: Collection[StreamKind],
+        dedup: Fresh | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._streams = streams
+        self._metrics = metrics
+        self._kinds = tuple(kinds)
+        self._dedup = dedup
+        self._wall = wall
+        # One thread: decoding is CPU work, two of them would only take turns at the interpreter.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """Let the thread end; what it has in hand is finished, what waits is dropped."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def publish(self, entries: EntryBatch) -> None:
+        """Give the messages of one batch to all who listen; returns when they are handed over."""
+        batch = await self._off_loop(len(entries), _decode, entries, self._wall())
+        rows = self._fresh_rows(batch)
+        wanted = [kind for kind in self._kinds if self._streams.wants(kind)]
+        if wanted and rows:
+            messages = await self._off_loop(len(entries), _encode, batch, wanted, rows)
+            for kind in wanted:
+                self._streams.publish(kind, messages[kind])
+        self._give_examples(entries, batch.seen_s)
+        for field, count in batch.failures().items():
+            self._metrics.decode_failed(field, count)
+
+    def _fresh_rows(self, batch: CertificateBatch) -> list[int]:
+        rows = list(range(len(batch)))
+        if self._dedup is not None:
+            rows = np.flatnonzero(self._dedup.fresh(batch.sha256, batch.entries.log.base_url)).tolist()
+            self._metrics.duplicates_filtered.inc(len(batch) - len(rows))
+            self._metrics.dedup_size.set(len(self._dedup))
+        self._metrics.entries_published.inc(len(rows))
+        return rows
+
+    def _give_examples(self, entries: EntryBatch, seen_s: float) -> None:
+        """Encode the last entry alone for the kinds that nobody listens to."""
+        due = [kind for kind in self._kinds if self._streams.wants_example(kind)]
+        if due and len(entries):
+            last = decode(slice_batch(entries, entries.stop - 1, entries.stop), seen_s)
+            for kind in due:
+                for message in last.messages(kind):
+                    self._streams.set_example(kind, message)
+
+    async def _off_loop(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work` at once if the batch is small, else in the thread."""
+        if size <= _INLINE_ENTRIES:
+            return work(*args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+
+
+def _decode(entries: EntryBatch, seen_s: float) -> CertificateBatch:
+    batch = decode(entries, seen_s)
+    _ = batch.sha256  # computed here, in the thread
+    return batch
+
+
+def _encode(batch: CertificateBatch, kinds: Sequence[StreamKind], rows: list[int]) -> dict[StreamKind, list[bytes]]:
+    return {kind: batch.messages(kind, rows) for kind in kinds}
