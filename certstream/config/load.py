@@ -128,9 +128,9 @@ def _line(error: ErrorDetails, sources: Mapping[str, str]) -> str:
     path, option = _locate(error["loc"])
     source = next((f" [{sources[name]}]" for name in _outwards(error["loc"]) if name in sources), "")
     if error["type"] == "extra_forbidden":
-        known = _ITEMS[str(error["loc"][0])]
-        prefix, _, name = path.rpartition(".")
-        return f"{prefix}.{_unknown(name, error['input'], known)}{source}"
+        place = path.rpartition(".")[0]
+        known = {f"{place}.{name}": inner for name, inner in _ITEMS[str(error["loc"][0])].items()}
+        return f"{_unknown(path, error['input'], known)}{source}"
     if error["type"] == "missing":
         return f"{path}: missing, must be {option.allowed if option else 'set'}{source}"
     value = shown(error["input"], path, secret=option is not None and option.secret)

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator
 
 from certstream.config.option import Section, option
@@ -20,7 +21,7 @@ from certstream.ct.types import LogInfo, LogKind
 Start: TypeAlias = Literal["head", "beginning"] | int
 
 _URL = "an http:// or https:// URL without user name, query and fragment"
-_KEY = "base64 of a DER SubjectPublicKeyInfo with an ECDSA P-256 or RSA key"
+_KEY = "base64 of a DER SubjectPublicKeyInfo with a P-256 key, or an RSA key of at least 2048 bits"
 _LOG_ID = "base64 of 32 bytes, the SHA-256 of the log's key"
 _START = "head, beginning or an index from 0"
 
@@ -53,14 +54,21 @@ def _checked_url(url: str) -> str:
 
 def _checked_key(text: str) -> str:
     try:
-        key = load_der_public_key(base64_bytes(text))
+        der = base64_bytes(text)
+        key = load_der_public_key(der)
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise ValueError(f"must be {_KEY}") from exc
-    # RFC 6962 §2.1.4: a log signs with P-256 or with RSA of at least 2048 bits
-    p256 = isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
-    if not p256 and not (isinstance(key, RSAPublicKey) and key.key_size >= 2048):
-        raise ValueError(f"must be {_KEY} (RSA of at least 2048 bits)")
+    # The log id is the hash of these bytes (RFC 6962 §3.2): another encoding of the same key is another id
+    if not _is_log_key(key) or key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != der:
+        raise ValueError(f"must be {_KEY}")
     return text
+
+
+def _is_log_key(key: PublicKeyTypes) -> bool:
+    """Whether logs may have such a key: P-256, or RSA of at least 2048 bits (RFC 6962 §2.1.4)."""
+    if isinstance(key, EllipticCurvePublicKey):
+        return isinstance(key.curve, SECP256R1)
+    return isinstance(key, RSAPublicKey) and key.key_size >= 2048
 
 
 def _log_id_bytes(text: str) -> bytes:

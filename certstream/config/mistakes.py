@@ -49,4 +49,4 @@ def nearest_path(path: str, known: Iterable[str]) -> str | None:
         by_name.setdefault(other.rpartition(".")[2], other)
     if near := nearest(name, by_name):
         return by_name[near]
-    return nearest(path, paths)
+    return nearest(path, (other for other in paths if ("." in other) == ("." in path)))
