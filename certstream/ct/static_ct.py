@@ -42,6 +42,7 @@ _PRECERT_HEAD = Struct(">QH32xBH")
 _U24 = Struct(">BH")
 _U16 = Struct(">H")
 _TIMESTAMP_MAX = 2**63 - 1
+_COLUMNS = 8  # timestamp, type, then start and stop of leaf, certificate and chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,10 @@ class DataTile:
 
 
 def key_id(name: str, log_id: bytes) -> bytes:
-    """Key id of a log's note signature, 4 bytes: SHA-256(name || 0x0A || 0x05 || log id) (static-ct-api, "Checkpoints")."""
+    """Key id of a log's note signature, 4 bytes of SHA-256(name || 0x0A || 0x05 || log id).
+
+    Source: static-ct-api, "Checkpoints".
+    """
     return hashlib.sha256(name.encode() + b"\n\x05" + log_id).digest()[:4]
 
 
@@ -155,9 +159,9 @@ def _tile_number(index: int, width: int) -> str:
 
 def parse_data_tile(log: LogInfo, start: int, body: bytes, issuers: Mapping[bytes, bytes] | None = None) -> DataTile:
     """The entries of a data tile, the first of which has index `start`: all up to where its framing breaks."""
-    rows: list[tuple[int, ...]] = []
-    error = _frame(body, rows)
-    columns = np.array(rows, np.int64).reshape(-1, 8).T
+    numbers: list[int] = []
+    error = _frame(body, numbers)
+    columns = np.ascontiguousarray(np.array(numbers, np.int64).reshape(-1, _COLUMNS).T)
     batch = EntryBatch(
         log=log,
         start=start,
@@ -173,20 +177,22 @@ def parse_data_tile(log: LogInfo, start: int, body: bytes, issuers: Mapping[byte
     return DataTile(batch, error)
 
 
-def _frame(body: bytes, rows: list[tuple[int, ...]]) -> MalformedError | None:
-    """Append one row of EntryBatch's columns per leaf; the error that ended it, None at the end of the body."""
+def _frame(body: bytes, numbers: list[int]) -> MalformedError | None:
+    """Append the _COLUMNS numbers of each leaf; the error that ended it, None at the end of the body."""
     pos = 0
     while pos < len(body):
         try:
-            pos = _frame_leaf(body, pos, rows)
+            pos = _frame_leaf(body, pos, numbers)
         except (StructError, MalformedError) as exc:
-            error = MalformedError(f"data tile breaks at byte {pos} of {len(body)}, leaf {len(rows)}: {exc}")
+            error = MalformedError(
+                f"data tile breaks at byte {pos} of {len(body)}, leaf {len(numbers) // _COLUMNS}: {exc}"
+            )
             error.__cause__ = exc
             return error
     return None
 
 
-def _frame_leaf(body: bytes, pos: int, rows: list[tuple[int, ...]]) -> int:
+def _frame_leaf(body: bytes, pos: int, numbers: list[int]) -> int:
     """Read the leaf at `pos`; offset after it. A length that reaches too far fails at the next read or at the end."""
     timestamp, kind, high, low = _X509_HEAD.unpack_from(body, pos)
     if kind == X509_ENTRY:
@@ -207,7 +213,7 @@ def _frame_leaf(body: bytes, pos: int, rows: list[tuple[int, ...]]) -> int:
     chain_stop: int = chain + _U16.unpack_from(body, chain_head)[0]
     if chain_stop > len(body) or (chain_stop - chain) % HASH_BYTES:
         raise MalformedError(f"chain of {chain_stop - chain} bytes with {len(body) - chain} left")
-    rows.append((min(timestamp, _TIMESTAMP_MAX), kind, pos, leaf_stop, cert, cert_stop, chain, chain_stop))
+    numbers += (min(timestamp, _TIMESTAMP_MAX), kind, pos, leaf_stop, cert, cert_stop, chain, chain_stop)
     return chain_stop
 
 
