@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from certstream.config.levels import parse_level
-from certstream.config.logs import CustomLogConfig, LogConfig, StaticLogConfig
+from certstream.config.logs import CustomLogConfig, StaticLogConfig
 from certstream.config.option import Section, option
 
 _MIB = 1 << 20
@@ -111,7 +111,11 @@ class CtLogConfig(Section):
         4, "Requests in flight to one log while catching up; one when caught up.", unit="requests", ge=1, le=64
     )
     poll_interval_ms: int = option(
-        1_000, "Wait between looks at a log's head while it grows.", unit="ms", ge=10, le=3_600_000
+        1_000,
+        "Wait between looks at a log's head while it grows; while it does not, they become rarer.",
+        unit="ms",
+        ge=10,
+        le=3_600_000,
     )
     partial_tile_wait_secs: int = option(
         15,
@@ -122,20 +126,22 @@ class CtLogConfig(Section):
     )
     request_timeout_secs: int = option(30, "Time that one request may take.", unit="seconds", ge=1, le=600)
     retry_max_attempts: int = option(
-        3, "Attempts at one request before it counts as a failure of its log.", unit="attempts", ge=1, le=1_000
+        3, "Failed attempts in a row that count as one failure of a log.", unit="attempts", ge=1, le=1_000
     )
     retry_initial_delay_ms: int = option(
-        1_000, "Wait before the first retry; doubled by each further one.", unit="ms", ge=1, le=3_600_000
+        1_000, "Wait before the first retry; each further one doubles it.", unit="ms", ge=1, le=3_600_000
     )
-    retry_max_delay_ms: int = option(30_000, "The longest wait between retries.", unit="ms", ge=1, le=3_600_000)
+    retry_max_delay_ms: int = option(
+        30_000, "The longest wait between retries; more than 30000 is taken as 30000.", unit="ms", ge=1, le=3_600_000
+    )
     healthy_threshold: int = option(
-        2, "Successes in a row that make a degraded or unhealthy log healthy.", unit="requests", ge=1, le=1_000
+        2, "Successes in a row that make a degraded or unhealthy log healthy.", unit="successes", ge=1, le=1_000
     )
     unhealthy_threshold: int = option(
-        5, "Failures in a row that make a degraded log unhealthy.", unit="requests", ge=1, le=1_000
+        5, "Failures in a row that make a degraded log unhealthy.", unit="failures", ge=1, le=1_000
     )
     health_check_interval_secs: int = option(
-        60, "Time between probes of an unhealthy log.", unit="seconds", ge=1, le=86_400
+        60, "The longest time between probes of an unhealthy log.", unit="seconds", ge=1, le=86_400
     )
     rfc6962_enabled: bool = option(True, "Whether the logs of custom_logs are read.")
     static_ct_enabled: bool = option(True, "Whether the logs of static_logs are read.")
@@ -319,7 +325,7 @@ class Config(BaseSettings):
         return (init_settings,)
 
     @property
-    def followed_logs(self) -> tuple[LogConfig, ...]:
+    def followed_logs(self) -> tuple[CustomLogConfig | StaticLogConfig, ...]:
         """The logs to read: both lists, without the kind that is switched off."""
         rfc6962 = self.custom_logs if self.ct_log.rfc6962_enabled else ()
         static = self.static_logs if self.ct_log.static_ct_enabled else ()
