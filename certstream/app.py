@@ -85,10 +85,15 @@ async def _run_demo(config: Config) -> None:
 
     with Signals() as signals:
         async with demo_logs() as demo:
-            own = {**config.ct_log.model_dump(), "state_file": str(demo.directory / "certstream_state.json")}
-            config = config.model_copy(update={"ct_log": CtLogConfig.model_validate(own)})
+            config = config.model_copy(update={"ct_log": _demo_section(config.ct_log, demo.directory)})
             followed = [FollowedLog(info, start="beginning", poll_interval_s=0.25) for info in demo.logs]
             await Service(config, followed, warnings=("demo: the logs are simulated",)).run(signals.stop)
+
+
+def _demo_section(ct_log: CtLogConfig, directory: Path) -> CtLogConfig:
+    """The demo's state in its own directory, and no waiting for tiles that take seconds to fill."""
+    own = {"state_file": str(directory / "certstream_state.json"), "partial_tile_wait_secs": 1}
+    return ct_log.model_copy(update=own)
 
 
 def configured_logs(config: Config) -> list[FollowedLog]:
