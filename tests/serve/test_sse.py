@@ -47,6 +47,7 @@ async def test_each_kind_can_be_chosen(serve: Serve, hub: Hub, http: aiohttp.Cli
 async def test_lite_is_what_you_get_where_nothing_is_asked(serve: Serve, hub: Hub, http: aiohttp.ClientSession) -> None:
     async with http.get(url(await serve())) as answer:
         assert answer.headers["Cache-Control"].startswith("no-cache")
+        assert answer.headers["Connection"] == "close"  # which ends the body
         assert hub.clients("lite") == 1
         hub.publish("lite", [b'{"n":1}'])
         assert await event(answer) == {"n": 1}

@@ -103,11 +103,11 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def fall_behind(hub: Hub, client: Client, first: int = 0) -> list[bytes]:
-    """Publish until something is held for the client, which does not read; returns what was published."""
+async def fall_behind(hub: Hub, client: Client, held_bytes: int = 1) -> list[bytes]:
+    """Publish until so much is held for the client, which does not read; returns what was published."""
     published: list[bytes] = []
-    while not hub.held_bytes():
-        published += messages(10, first=first + len(published))
+    while hub.held_bytes() < held_bytes:
+        published += messages(10, first=len(published))
         hub.publish("lite", published[-10:])
         hub.flush()
         await asyncio.sleep(0)
@@ -198,10 +198,11 @@ async def test_a_detached_client_gets_nothing_more(hub: Hub, connect: Connect) -
     assert gone.dropped == []
 
 
-async def test_a_client_that_was_behind_gets_every_message_once_it_reads(hub: Hub, connect: Connect) -> None:
+async def test_a_client_that_was_behind_gets_every_message_once_it_reads(metrics: Metrics, connect: Connect) -> None:
+    hub = Hub(metrics, client_backlog_bytes=4 * LIMIT)
     slow = await connect()
     attach(hub, slow)
-    published = await fall_behind(hub, slow)
+    published = await fall_behind(hub, slow, held_bytes=700_000)  # more than its transport takes at once
     expected = WEBSOCKET.frame(published)
     assert await slow.read(len(expected)) == expected
     await until(lambda: not hub.held_bytes())
@@ -266,21 +267,26 @@ async def test_a_client_that_has_read_everything_is_not_dropped_for_one_large_fl
 async def test_past_the_bound_for_all_the_client_furthest_behind_is_dropped_first(
     metrics: Metrics, connect: Connect
 ) -> None:
-    hub = Hub(metrics, client_backlog_bytes=LIMIT, total_backlog_bytes=50_000)
-    slowest, slower, reader = await connect(), await connect(), await connect()
-    attach(hub, slowest)
-    published = await fall_behind(hub, slowest)
-    attach(hub, slower)
-    attach(hub, reader)
+    hub = Hub(metrics, client_backlog_bytes=4 * LIMIT, total_backlog_bytes=LIMIT)
+    slowest, slower, other = await connect(), await connect(), await connect()
+    for client in (slowest, slower):
+        attach(hub, client)
+    attach(hub, other, "full")
+    published = await fall_behind(hub, slowest, held_bytes=LIMIT // 2)
+    both = hub.backlog_bytes()
+    await slower.read(LIMIT // 4)
+    await until(lambda: hub.backlog_bytes() <= both - LIMIT // 4)
     while not slowest.dropped:
-        batch = messages(10, first=len(published))
-        hub.publish("lite", batch)
-        assert await reader.read(10 * 1004) == WEBSOCKET.frame(batch)
-        assert hub.held_bytes() <= 50_000
-        published += batch
+        published += messages(10, first=len(published))
+        hub.publish("lite", published[-10:])
+        hub.publish("full", [b"{}"])
+        hub.flush()
+        assert hub.held_bytes() <= LIMIT
     assert slowest.dropped == ["total_backlog"]
-    assert slower.dropped == reader.dropped == []
+    assert slower.dropped == other.dropped == []
     assert value(metrics, "certstream_stream_clients_dropped_total", stream="lite", reason="total_backlog") == 1
+    expected = WEBSOCKET.frame(published)[LIMIT // 4 :]
+    assert await slower.read(len(expected)) == expected
 
 
 async def test_what_is_held_for_a_client_is_freed_when_it_is_detached(hub: Hub, connect: Connect) -> None:
