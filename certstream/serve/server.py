@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Final, Self
 
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from certstream.errors import ConfigError
 from certstream.metrics import Metrics
@@ -53,6 +55,7 @@ class StreamServer:
         self._runner = web.AppRunner(
             self._app(Pages(hub, health, metrics, self._options)),
             access_log=None,
+            logger=_logger(),
             handler_cancellation=True,  # a stream's handler ends with its connection
             keepalive_timeout=_KEEP_ALIVE_S,
             shutdown_timeout=_HANDLER_GRACE_S,
@@ -138,6 +141,17 @@ class StreamServer:
             return await otherwise(request)
 
         return serve
+
+
+def _logger() -> logging.Logger:
+    """Return the logger of failing handlers; what is not HTTP, as scanners send it, is answered 400 and not logged."""
+    logger = logging.getLogger("certstream.serve")
+    logger.addFilter(_is_no_protocol_error)
+    return logger
+
+
+def _is_no_protocol_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def _reason(exc: OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -11,7 +12,7 @@ import pytest
 
 from certstream.errors import ConfigError
 from certstream.metrics import Metrics
-from certstream.serve.health import assess
+from certstream.serve.health import DeepHealth, assess
 from certstream.serve.server import StreamServer
 from certstream.stream.hub import Hub
 
@@ -75,6 +76,38 @@ async def test_idle_keep_alive_connections_do_not_hold_the_shutdown(serve: Serve
         assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/9\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\nA\r\n\r\n"]
+)
+async def test_what_is_not_http_is_answered_400_and_not_logged(
+    serve: Serve, caplog: pytest.LogCaptureFixture, garbage: bytes
+) -> None:
+    server = await serve()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\nOK")
+    writer.write(garbage)
+    assert b" 400 " in await reader.readline()
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_handler_that_fails_is_500_and_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> DeepHealth:
+        raise ValueError("health is broken")
+
+    server = await serve(health=broken)
+    async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{server.port}/health/deep") as answer:
+        assert answer.status == 500
+        assert "health is broken" not in await answer.text()
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert record.name == "certstream.serve"
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "health is broken"
 
 
 async def test_a_hundred_connections_at_once_are_all_served(serve: Serve, hub: Hub) -> None:
