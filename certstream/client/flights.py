@@ -13,18 +13,18 @@ from certstream.client.http import Prefetch
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Flight(Generic[T]):
     """One request for [start, stop)."""
 
     start: int
     stop: int
     task: asyncio.Task[T]
-    permit: bool  # holds a permit of Prefetch, given back when the answer is taken
+    permit: bool  # holds a permit of Prefetch
 
 
 class Flights(Generic[T]):
-    """Holds at most one request without a permit, and as many with one as `prefetch` still has.
+    """The first request needs no permit, each one behind it does, as many as `prefetch` still has.
 
     Owns the tasks: `close` when done.
     """
@@ -63,7 +63,8 @@ class Flights(Generic[T]):
         flight = self._flights[0]
         answer = await flight.task
         self._flights.popleft()
-        self._give_back(flight)
+        if self._flights:
+            self._give_back(self._flights[0])
         return flight, answer
 
     async def close(self) -> None:
@@ -80,4 +81,5 @@ class Flights(Generic[T]):
 
     def _give_back(self, flight: Flight[T]) -> None:
         if flight.permit:
+            flight.permit = False
             self._prefetch.give_back()

@@ -79,6 +79,7 @@ class Pacer:
             self._refusals += 1
             self._slow_down(now)
         self._resume_at = max(self._resume_at, now + self._pause(retry_after_s))
+        self._tokens, self._filled_at = 0.0, self._resume_at  # no burst right after the pause
 
     def answered(self, admitted_at: float) -> None:
         """A request admitted then was answered, and not by a 429."""
@@ -111,8 +112,7 @@ class Pacer:
         current = self._measured_rate(now)
         self._refused = current if self._rate is None else min(current, self._rate)
         self._rate = max(MIN_RATE_PER_S, self._refused / 2)
-        self._tokens = 0.0
-        self._filled_at = self._changed_at = self._slowed_at = now
+        self._changed_at = self._slowed_at = now
         self._admitted.clear()
 
     def _speed_up(self, now: float) -> None:

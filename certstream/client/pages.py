@@ -52,10 +52,13 @@ class Pages:
 
     def _learn(self, start: int, count: int) -> None:
         end = start + count
-        if start % count == 0 and (count >= _CREDIBLE or count == self._suspect):
+        boundary = end & -end  # the largest power of two that the answer ended on
+        if boundary > count and boundary >= _BOUNDARY:  # maybe the rest of a longer page; the next answer will tell
+            self._page = min(boundary, self._limit)
+        elif start % count == 0 and (count >= _CREDIBLE or count == self._suspect):
             self._limit = self._page = count
-        elif end % _BOUNDARY == 0:
-            self._page = min(end & -end, self._limit)
+        elif boundary >= _BOUNDARY:
+            self._page = min(boundary, self._limit)
         elif count == self._suspect:
             self._limit, self._page = count, 1
         self._suspect = count

@@ -51,8 +51,10 @@ class Rfc6962Client:
             while start < stop:
                 planned = self._plan(flights, planned, stop)
                 flight, batch = await flights.take()
-                if batch.stop < flight.stop:
+                if batch.stop < flight.stop and flights:
                     flights.add_first(batch.stop, flight.stop)
+                elif not flights:
+                    planned = batch.stop
                 start = batch.stop
                 yield batch
         finally:
