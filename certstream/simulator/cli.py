@@ -85,7 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--rate", type=_rate, default=10.0, help="growth of each log, entries/s (default %(default)s)")
     add("--initial", type=_count, default=1000, help="entries at start; a million takes 4 s (default %(default)s)")
-    add("--seed", type=int, default=0, help="what all certificates and keys follow from (default %(default)s)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="what certificates and keys follow from; the next log takes the next (default %(default)s)",
+    )
     add("--epoch-ms", type=_count, help="Unix ms that timestamps are counted from (default: now)")
     add("--publish-interval", type=_seconds, default=1.0, metavar="S", help="between heads (default %(default)s)")
     add("--unparseable", type=_share, default=0.0, help="share of certificates no one can read (default %(default)s)")
@@ -106,7 +111,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _logs(flags: argparse.Namespace) -> list[SimulatedLog]:
-    logs = [_log(flags, *text.partition("=")[::2]) for text in flags.log or _DEFAULT_LOGS]
+    texts = flags.log or _DEFAULT_LOGS
+    logs = [_log(flags, flags.seed + number, *text.partition("=")[::2]) for number, text in enumerate(texts)]
     by_name = {log.name: log for log in logs}
     if len(by_name) != len(logs):
         raise _FlagError("argument --log: two logs have the same name")
@@ -119,13 +125,13 @@ def _logs(flags: argparse.Namespace) -> list[SimulatedLog]:
     return logs
 
 
-def _log(flags: argparse.Namespace, name: str, kind: str) -> SimulatedLog:
+def _log(flags: argparse.Namespace, seed: int, name: str, kind: str) -> SimulatedLog:
     if kind not in _KINDS:
         raise _FlagError(f"argument --log: {name}={kind}: the kind is one of {', '.join(_KINDS)}")
     return SimulatedLog(
         name,
         kinds=_KINDS[kind],
-        seed=flags.seed,
+        seed=seed,
         rate=flags.rate,
         initial=flags.initial,
         unparseable=flags.unparseable,

@@ -121,7 +121,7 @@ def given_records(first: int, entries: Sequence[RawEntry]) -> Records:
         records.leaf_stop.append(at)
         records.stop.append(at)
         records.chain.append(entry.extra_data)
-        records.fingerprints.append((entry.tile_leaf or tile_leaf_of(entry))[len(entry.leaf_input) - 2 :])
+        records.fingerprints.append((entry.tile_leaf or tile_leaf_of(entry))[max(len(entry.leaf_input) - 2, 0) :])
         parts += (b"\x00", entry.leaf_input)
     records.data = b"".join(parts)
     return records

@@ -73,7 +73,7 @@ class Fault:
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability is 0 to 1, not {self.probability}")
-        if self.entries < 1 or (self.nth or 1) < 1 or (self.times or 1) < 1:
+        if min(count for count in (self.entries, self.nth, self.times) if count is not None) < 1:
             raise ValueError("entries, nth and times count from 1")
         if not 400 <= self.status <= 599:
             raise ValueError(f"status is 400 to 599, not {self.status}")
