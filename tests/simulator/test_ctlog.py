@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from http.client import IncompleteRead
 
 import pytest
 
@@ -17,6 +18,7 @@ COMMAND = [sys.executable, "-m", "certstream.simulator.cli"]
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_prints_its_logs_serves_them_and_ends_with_0_on_a_signal(number: signal.Signals) -> None:
     flags = ["--port", "0", "--log", "one=both", "--initial", "50", "--rate", "0", "--fault", "one:html,on=get-roots"]
+    flags += ["--fault", "reset,on=tile/data/*", "--fault", "truncated,on=hash-tile"]
     with subprocess.Popen([*COMMAND, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         described = json.loads(process.stdout.readline())
@@ -27,6 +29,10 @@ def test_it_prints_its_logs_serves_them_and_ends_with_0_on_a_signal(number: sign
             assert answer.read().startswith(b"<!DOCTYPE html>")
         with urllib.request.urlopen(static["url"] + "checkpoint") as answer:
             assert answer.read().startswith(static["origin"].encode() + b"\n50\n")
+        with pytest.raises(ConnectionResetError):
+            urllib.request.urlopen(static["url"] + "tile/data/000.p/50")
+        with pytest.raises(IncompleteRead), urllib.request.urlopen(static["url"] + "tile/0/000.p/50") as answer:
+            answer.read()
         with urllib.request.urlopen(described["log_list"]) as answer:
             assert json.load(answer)["operators"][0]["logs"][0]["key"] == classic["key"]
         process.send_signal(number)
