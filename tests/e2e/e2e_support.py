@@ -140,7 +140,7 @@ class Service:
     @asynccontextmanager
     async def listen(self, path: str = "/") -> AsyncIterator[Listener]:
         """Connect a WebSocket client."""
-        async with connect(f"ws://{self.url}{path}", max_size=None, ping_interval=None) as connection:
+        async with connect(f"ws://{self.url}{path}", max_size=None, max_queue=None, ping_interval=None) as connection:
             listener = Listener(connection)
             try:
                 yield listener
