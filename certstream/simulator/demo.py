@@ -17,6 +17,7 @@ _RATE_PER_S: Final = 20.0
 _INITIAL: Final = 100  # entries that stream at once
 _UNPARSEABLE: Final = 0.01
 _PUBLISH_INTERVAL_S: Final = 0.25
+_CACHE_BYTES: Final = 4 << 20  # nobody but the demo's own reader asks, and for each entry once
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +46,5 @@ def _log(name: str, kind: LogKind, seed: int) -> SimulatedLog:
         initial=_INITIAL,
         unparseable=_UNPARSEABLE,
         publish_interval_s=_PUBLISH_INTERVAL_S,
+        cache_bytes=_CACHE_BYTES,
     )
