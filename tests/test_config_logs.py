@@ -98,25 +98,25 @@ def test_an_rsa_key_of_2048_bits_is_a_logs_key() -> None:
     assert load(custom_logs=[log(key=b64encode(spki(RSA)).decode())]).custom_logs[0].info.key == spki(RSA)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "not base64",
-        P256_TEXT.rstrip("="),
-        P256_TEXT[:40] + "\n" + P256_TEXT[40:],
-        "!" + P256_TEXT,
-        b64encode(P256[:-1]).decode(),
-        b64encode(P256 + b"\x00").decode(),
-        b64encode(b"\x30\x00").decode(),
-        b64encode(spki(ec.generate_private_key(ec.SECP384R1()).public_key())).decode(),
-        b64encode(spki(rsa.generate_private_key(65537, 1024).public_key())).decode(),
-        b64encode(spki(ed25519.Ed25519PrivateKey.generate().public_key())).decode(),
-        b64encode(spki(dsa.generate_private_key(1024).public_key())).decode(),
-        b64encode(RSA.public_bytes(Encoding.DER, PublicFormat.PKCS1)).decode(),
-        RSA.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
-    ],
-)
+NOT_KEYS = {
+    "nothing": "",
+    "no base64": "not base64",
+    "padding missing": P256_TEXT.rstrip("="),
+    "line break": P256_TEXT[:40] + "\n" + P256_TEXT[40:],
+    "character before": "!" + P256_TEXT,
+    "byte missing": b64encode(P256[:-1]).decode(),
+    "byte too many": b64encode(P256 + b"\x00").decode(),
+    "empty sequence": b64encode(b"\x30\x00").decode(),
+    "P-384": b64encode(spki(ec.generate_private_key(ec.SECP384R1()).public_key())).decode(),
+    "RSA 1024": b64encode(spki(rsa.generate_private_key(65537, 1024).public_key())).decode(),
+    "Ed25519": b64encode(spki(ed25519.Ed25519PrivateKey.generate().public_key())).decode(),
+    "DSA": b64encode(spki(dsa.generate_private_key(1024).public_key())).decode(),
+    "PKCS 1": b64encode(RSA.public_bytes(Encoding.DER, PublicFormat.PKCS1)).decode(),
+    "PEM": RSA.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+}
+
+
+@pytest.mark.parametrize("text", NOT_KEYS.values(), ids=NOT_KEYS)
 def test_a_key_is_base64_of_an_spki_that_logs_may_have(text: str) -> None:
     line = mistake(static_logs=[log(key=text)])
     assert line.startswith("static_logs[0].key: ")
