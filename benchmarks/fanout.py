@@ -3,12 +3,16 @@
 For each number of clients and offered rate: a server of its own, lite-sized messages published at that
 rate, load clients in one process, three probes that read and time every message in another. Server,
 clients and probes share the machine: on few cores the clients' work limits what can be delivered.
+
+`whole` is how many clients got every byte; `cores` and `ns/msg` are the server's CPU time per second of
+publishing and per message delivered; latency runs from the making of a message to its arrival at a probe.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import resource
@@ -18,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 import uvloop
 
@@ -30,19 +35,9 @@ from certstream.stream.hub import Hub
 PROBES = 3
 TICK_S = 0.002
 SETTLE_S = 0.5
+ENTRIES = Path(__file__).parents[1] / "tests/data/ct_entries.json"
+Size: TypeAlias = Literal["small", "real"]
 CLIENTS = Path(__file__).with_name("fanout_clients.py")
-
-_MESSAGE = (
-    '{"message_type":"certificate_update","data":{"update_type":"PrecertLogEntry","leaf_cert":{"subject":'
-    '{"CN":"%(host)s","aggregated":"/CN=%(host)s"},"issuer":{"C":"US","CN":"R11","O":"Let\'s Encrypt",'
-    '"aggregated":"/C=US/CN=R11/O=Let\'s Encrypt"},"serial_number":"04A1%(n)032X","not_before":1790000000,'
-    '"not_after":1797776000,"fingerprint":"%(sha1)s","sha1":"%(sha1)s","sha256":"%(sha256)s",'
-    '"signature_algorithm":"sha256, rsa","is_ca":false,"all_domains":[%(names)s],"extensions":{'
-    '"keyUsage":"Digital Signature, Key Encipherment","extendedKeyUsage":"serverAuth, clientAuth",'
-    '"basicConstraints":"CA:FALSE"}},"cert_index":@INDEX,"cert_link":"https://ct.example.org/2026h2/ct/v1/'
-    'get-entries?start=@INDEX&end=@INDEX","seen":@SEEN,"source":{"name":"Example \'Log2026h2\'",'
-    '"url":"https://ct.example.org/2026h2/"}}}'
-)
 
 
 @dataclass(frozen=True)
@@ -58,42 +53,45 @@ class ServerReport:
     dropped: int
 
 
-def templates(count: int) -> list[tuple[bytes, ...]]:
-    """Messages of 0.7 to 1.3 KB, 0.9 KB on average, cut where index and time go."""
+def templates(size: Size) -> list[tuple[bytes, bytes, bytes]]:
+    """Lite messages of real certificates, cut where index and time go.
+
+    `real` is everything, 1.6 KB on average. `small` leaves the extensions and one fingerprint out: 1 KB,
+    about the size that such servers are usually measured with.
+    """
     made = []
-    for n in range(count):
-        host = f"www{n}.some-customer-{n * 7919 % 100_000}.example.com"
-        names = ",".join(f'"{prefix}{host}"' for prefix in ("", "mail.", "api.", "*.", "cdn.", "shop.")[: 1 + n % 6])
-        sha = ":".join(f"{(n * 31 + i * 17) % 256:02X}" for i in range(32))
-        text = _MESSAGE % {"host": host, "n": n, "sha1": sha[:59], "sha256": sha, "names": names}
-        made.append(tuple(text.replace("@SEEN", "@INDEX").encode().split(b"@INDEX")))
+    for entry in json.loads(ENTRIES.read_text()):
+        message = json.loads(entry["expected_lite"])
+        leaf = message["data"]["leaf_cert"]
+        for key in ("extensions", "fingerprint") if size == "small" else ():
+            del leaf[key]
+        message["data"] |= {"cert_index": "@INDEX", "seen": "@SEEN"}
+        before, _, rest = json.dumps(message, separators=(",", ":")).encode().partition(b'"@INDEX"')
+        between, _, after = rest.partition(b'"@SEEN"')
+        made.append((before, between, after))
     return made
 
 
-def message_source() -> Iterator[bytes]:
+def message_source(size: Size) -> Iterator[bytes]:
     """Yield messages with a rising index and the time of their making."""
-    cut, index = templates(1024), 0
-    while True:
-        a, b, c, d, e = cut[index % 1024]
-        number = b"%d" % index
-        yield b"".join((a, number, b, number, c, number, d, b"%.6f" % time.monotonic(), e))
-        index += 1
+    for index, (before, between, after) in enumerate(itertools.cycle(templates(size))):
+        yield b"%b%d%b%.6f%b" % (before, index, between, time.monotonic(), after)
 
 
-async def publish(hub: Hub, rate: float, seconds: float) -> tuple[int, int]:
+async def publish(hub: Hub, size: Size, rate: float, seconds: float) -> tuple[int, int]:
     """Publish at `rate`; returns the number of messages and their bytes in frames."""
-    source, loop = message_source(), asyncio.get_running_loop()
-    started, count, size = loop.time(), 0, 0
+    source, loop = message_source(size), asyncio.get_running_loop()
+    started, count, framed = loop.time(), 0, 0
     while (now := loop.time() - started) < seconds:
         messages = [next(source) for _ in range(int(now * rate) - count)]
         hub.publish("lite", messages)
         count += len(messages)
-        size += sum(len(message) + 4 for message in messages)  # all between 126 and 65,535 bytes
+        framed += sum(len(message) + 4 for message in messages)  # all between 126 and 65,535 bytes
         await asyncio.sleep(TICK_S)
-    return count, size
+    return count, framed
 
 
-async def serve(clients: int, rate: float, seconds: float) -> None:
+async def serve(clients: int, size: Size, rate: float, seconds: float) -> None:
     """Be the server: print the port, wait for the clients, publish, print the report."""
     metrics = Metrics()
     hub = Hub(metrics)
@@ -107,13 +105,13 @@ async def serve(clients: int, rate: float, seconds: float) -> None:
             await asyncio.sleep(0.05)
         await asyncio.sleep(SETTLE_S)
         cpu, started = time.process_time(), time.monotonic()
-        published, size = await publish(hub, rate, seconds)
+        published, framed = await publish(hub, size, rate, seconds)
         publish_s, rss = time.monotonic() - started, rss_mb()
         hub.flush()
         while hub.backlog_bytes():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         cpu_s = time.process_time() - cpu
-        report = ServerReport(published, size, publish_s, cpu_s, idle_rss_mb, rss, clients - hub.clients())
+        report = ServerReport(published, framed, publish_s, cpu_s, idle_rss_mb, rss, clients - hub.clients())
         print(json.dumps(asdict(report)), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
@@ -124,9 +122,23 @@ def rss_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measure(clients: int, rate: float, seconds: float) -> str:
+def measure(clients: int, size: Size, rate: float, seconds: float) -> str:
     """Run one case; returns its line of the table."""
-    server = spawn([sys.executable, "-m", "benchmarks.fanout", "--serve", str(clients), str(rate), str(seconds)])
+    server = spawn(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.fanout",
+            "--serve",
+            str(clients),
+            "--size",
+            size,
+            "--rates",
+            str(rate),
+            "--seconds",
+            str(seconds),
+        ]
+    )
     assert server.stdout is not None
     port = server.stdout.readline().strip()
     load = spawn([sys.executable, str(CLIENTS), "load", port, str(clients - PROBES)])
@@ -134,6 +146,8 @@ def measure(clients: int, rate: float, seconds: float) -> str:
     report = ServerReport(**json.loads(server.stdout.readline()))
     loaded, probed = (json.loads(process.communicate()[0]) for process in (load, probe))
     server.communicate()
+    if probed["out_of_order"]:
+        raise SystemExit(f"{probed['out_of_order']} messages out of order")
     return line(clients, rate, report, loaded["bytes"], loaded["last"] - loaded["first"], probed)
 
 
@@ -169,16 +183,17 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--rates", type=float, nargs="+", default=[100, 600, 1600, 4000], help="entries/s")
     parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument("--serve", nargs=3, type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--size", choices=get_args(Size), default="small", help="of a message: 1.0 or 1.6 KB")
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     if args.serve:
-        uvloop.run(serve(int(args.serve[0]), *args.serve[1:]))
+        uvloop.run(serve(args.serve, args.size, args.rates[0], args.seconds))
         return
     print(HEADER, flush=True)
     for clients in args.clients:
         for rate in args.rates:
-            print(measure(clients, rate, args.seconds), flush=True)
+            print(measure(clients, args.size, rate, args.seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import select
 import socket
@@ -23,8 +24,7 @@ _REQUEST = (
     b"GET %s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-_STAMP = b'"seen":'
-_INDEX = b'"cert_index":'
+_PUBLISHED = re.compile(rb'"cert_index":([0-9]+),.*"seen":([0-9.]+)', re.DOTALL)
 
 
 def connect(port: int, path: str) -> socket.socket:
@@ -97,15 +97,13 @@ class Probe:
 
     def _message(self, message: bytes, now: float) -> None:
         self.messages += 1
-        self.latencies_s.append(now - _number(message, _STAMP))
-        index = int(_number(message, _INDEX))
+        published = _PUBLISHED.search(message)
+        if published is None:
+            raise SystemExit(f"not a message of the benchmark: {message[:100]!r}")
+        index, stamp_s = int(published[1]), float(published[2])
+        self.latencies_s.append(now - stamp_s)
         self.out_of_order += index != self._last + 1 and self._last >= 0
         self._last = index
-
-
-def _number(message: bytes, key: bytes) -> float:
-    start = message.index(key) + len(key)
-    return float(message[start : message.index(b",", start)])
 
 
 def read_all(clients: Sequence[Load | Probe]) -> tuple[float, float]:
