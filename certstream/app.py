@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -65,9 +66,17 @@ def run(loaded: LoadedConfig, *, dry_run: bool = False, demo: bool = False) -> i
 
     Raises ConfigError or StateError where it cannot start.
     """
+    raise_open_files_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run_demo(loaded.config) if demo else _run(loaded.config, dry_run=dry_run))
     return 0
+
+
+def raise_open_files_limit() -> None:
+    """Let the process open as many files as it may: each client is one, and the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run(config: Config, *, dry_run: bool) -> None:
