@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from certstream.client.base import LogClient, ReadSettings
@@ -26,6 +26,7 @@ class FakeTime:
         self.now_s = 1_000.0
         self.offset_s = 1_800_000_000.0  # of the wall clock
         self.slept: list[float] = []
+        self.on_sleep: Callable[[], None] = lambda: None
         self.clock = Clock(
             monotonic=lambda: self.now_s,
             wall=lambda: self.now_s + self.offset_s,
@@ -36,6 +37,7 @@ class FakeTime:
     async def sleep(self, delay_s: float) -> None:
         self.slept.append(delay_s)
         self.now_s += delay_s
+        self.on_sleep()
         await asyncio.sleep(0)
 
 

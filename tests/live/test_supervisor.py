@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from structlog.testing import capture_logs
+
+from certstream.live.condition import TailSettings
+from certstream.live.supervisor import Supervisor
+from certstream.simulator.faults import Fault, FaultKind
+from certstream.simulator.log import SimulatedLog
+from tests.client.reading_support import Reader, reading
+from tests.live.following_support import Follower
+
+
+def make_log(name: str, initial: int = 300) -> SimulatedLog:
+    return SimulatedLog(name, seed=11, initial=initial)
+
+
+@asynccontextmanager
+async def supervised(reader: Reader, *followers: Follower) -> AsyncIterator[Supervisor]:
+    def notify() -> None:
+        for follower in followers:
+            follower.notify()
+
+    reader.time.on_sleep = notify
+    supervisor = Supervisor([follower.tailer for follower in followers], reader.time.clock)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(supervisor.run())
+        yield supervisor
+        await supervisor.stop(5)
+
+
+async def test_all_logs_are_followed_and_each_has_a_status() -> None:
+    one, two = make_log("one"), make_log("two")
+    async with reading(one, two) as reader:
+        followers = [Follower(reader, one, "rfc6962"), Follower(reader, two, "static", partial_tile_wait_s=0)]
+        async with supervised(reader, *followers) as supervisor:
+            for follower in followers:
+                await follower.until_read(300)
+            assert [(s.log.name, s.position, s.state) for s in supervisor.statuses()] == [
+                ("one", 300, "following"),
+                ("two", 300, "following"),
+            ]
+            names = {task.get_name() for task in asyncio.all_tasks()}
+            assert {"tail:one", "tail:two"} <= names
+        assert [s.state for s in supervisor.statuses()] == ["stopped", "stopped"]
+        assert [follower.check(0) for follower in followers] == [300, 300]
+
+
+async def test_a_tailer_that_crashes_goes_on_where_it_was_and_no_other_notices() -> None:
+    one, two = make_log("one"), make_log("two")
+    async with reading(one, two) as reader:
+        broken = Follower(reader, one, "rfc6962", batch_size=100)
+        other = Follower(reader, two, "rfc6962")
+        broken.fails_on = 150
+        with capture_logs() as lines:
+            async with supervised(reader, broken, other):
+                await broken.until(lambda: reader.counted("certstream_log_errors_total", log="one", kind="Crash") >= 3)
+                assert broken.position == 100
+                assert broken.state == "degraded"
+                assert "cannot be published" in str(broken.tailer.status().last_error)
+                await other.until_read(300)
+                assert other.state == "following"
+                broken.fails_on = None
+                await broken.until_read(300)
+        assert broken.check(0) == 300
+        assert other.check(0) == 300
+    crashes = [line for line in lines if line["log_level"] == "error"]
+    assert len(crashes) >= 3
+    assert crashes[0]["log"] == "one"
+    assert crashes[0]["exc_info"], "with its traceback"
+
+
+async def test_a_log_that_waits_at_a_broken_tile_holds_no_other() -> None:
+    one, two = make_log("one"), make_log("two")
+    one.faults.add(Fault(FaultKind.UNKNOWN_TYPE, index=100))
+    async with reading(one, two) as reader:
+        settings = TailSettings(retry_max_attempts=1)
+        broken = Follower(reader, one, "static", settings=settings, partial_tile_wait_s=0)
+        other = Follower(reader, two, "static", settings=settings, partial_tile_wait_s=0)
+        async with supervised(reader, broken, other):
+            await broken.until(lambda: broken.state == "unhealthy")
+            two.grow(50)
+            await other.until_read(350)
+            assert other.states[-1] == "following"
+        assert broken.check(0) == 100
+        assert other.check(0) == 350
+
+
+async def test_stopping_finishes_the_batch_in_hand_and_begins_no_other() -> None:
+    log = make_log("one", 500)
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "rfc6962", batch_size=100)
+        follower.hold = asyncio.Event()
+        supervisor = Supervisor([follower.tailer], reader.time.clock)
+        running = asyncio.create_task(supervisor.run())
+        await follower.until(lambda: follower.begun == [0])
+        stopping = asyncio.create_task(supervisor.stop(5))
+        await asyncio.sleep(0)
+        follower.hold.set()
+        await stopping
+        await running
+        assert follower.check(0) == 100
+        assert follower.begun == [0]
+        assert follower.state == "stopped"
+
+
+async def test_a_batch_that_does_not_end_in_time_is_dropped_and_its_position_stays() -> None:
+    log = make_log("one", 500)
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "rfc6962", batch_size=100)
+        follower.hold = asyncio.Event()
+        supervisor = Supervisor([follower.tailer], reader.time.clock)
+        running = asyncio.create_task(supervisor.run())
+        await follower.until(lambda: follower.begun == [0])
+        with capture_logs() as lines:
+            await supervisor.stop(0.02)
+            await running
+        assert follower.batches == []
+        assert follower.position == 0
+        assert [line["log"] for line in lines if line["log_level"] == "warning"] == ["one"]
+
+
+async def test_stopping_waits_for_no_log_that_stalls_sleeps_or_crashed() -> None:
+    logs = [make_log(name) for name in ("stalls", "sleeps", "crashed")]
+    logs[0].faults.add(Fault(FaultKind.STALL))
+    async with reading(*logs) as reader:
+        followers = [Follower(reader, log, "rfc6962") for log in logs]
+        followers[2].fails_on = 0
+        async with supervised(reader, *followers) as supervisor:
+            await logs[0].until(lambda: logs[0].endpoints.total() == 1)
+            await followers[1].until_read(300)
+            await followers[2].until(lambda: followers[2].state == "degraded")
+            before = asyncio.get_running_loop().time()
+            await supervisor.stop(60)
+            assert asyncio.get_running_loop().time() - before < 5
+        assert followers[0].position is None
+        assert followers[1].check(0) == 300
+        assert followers[2].position == 0
+
+
+async def test_without_logs_it_runs_until_it_is_stopped() -> None:
+    supervisor = Supervisor([])
+    running = asyncio.create_task(supervisor.run())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not running.done()
+    await supervisor.stop(1)
+    await running
+    assert supervisor.statuses() == []
+
+
+async def test_stopped_before_it_ran_it_starts_nothing() -> None:
+    log = make_log("one")
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "rfc6962")
+        supervisor = Supervisor([follower.tailer], reader.time.clock)
+        await supervisor.stop(1)
+        await supervisor.run()
+        assert log.endpoints.total() == 0
