@@ -31,7 +31,7 @@ run: $(VENV)/installed
 	@exec $(BIN)/python -m certstream --demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 check: lint test
 
