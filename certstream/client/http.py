@@ -185,7 +185,7 @@ async def _read_body(response: aiohttp.ClientResponse, cap_bytes: int) -> bytes:
     if (response.content_length or 0) > cap_bytes:
         raise FetchError(f"body of {response.content_length} bytes, {cap_bytes} allowed", status="too_large")
     body = BodyBuffer(response.headers.get("Content-Encoding", ""), cap_bytes)
-    async for chunk in response.content.iter_any():
+    async for chunk, _ in response.content.iter_chunks():  # as received: iter_any would join, and finish again
         body.feed(chunk)
     return body.finish()
 

@@ -36,6 +36,8 @@ class BodyBuffer:
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body, at least two in the first chunk of a gzip body without header."""
+        if not chunk:
+            return
         if not self._received and self._is_packed(chunk):
             self._inflater = zlib.decompressobj(_AUTO_HEADER)
         self._received += len(chunk)

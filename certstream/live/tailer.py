@@ -200,7 +200,7 @@ class Tailer:
         self._metrics.error("SmallerTreeHead")
         if not self._head_is_smaller:
             self._head_is_smaller = True
-            logger.info("log gave a smaller tree head", log=self.log.name, size=head.tree_size, known=self._tree_size)
+            logger.debug("log gave a smaller tree head", log=self.log.name, size=head.tree_size, known=self._tree_size)
 
     async def _read(self, start: int, stop: int) -> None:
         async with aclosing(self._client.batches(start, stop)) as batches:

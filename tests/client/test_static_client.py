@@ -5,13 +5,12 @@ from contextlib import aclosing
 
 import pytest
 
-from certstream.client.issuers import IssuerCache
 from certstream.client.static_ct import StaticClient
 from certstream.ct.static_ct import data_tile_path
 from certstream.errors import FetchError, MalformedError, RateLimitedError
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
-from tests.client.reading_support import Reader, reading, taken, texts, tiles, whole_up_to
+from tests.client.reading_support import reading, taken, texts, tiles, whole_up_to
 
 
 def make_log(initial: int, *, gzip: str = "accepted", keep_partials: bool = False) -> SimulatedLog:
@@ -319,95 +318,3 @@ async def test_a_checkpoint_that_is_nonsense_is_a_failure_naming_the_log(kind: F
         with pytest.raises(FetchError, match=r"tiled: http.*/checkpoint: ") as caught:
             await reader.client(log, "static").head()
     assert caught.value.status == "body"
-
-
-# issuers
-
-
-def issuer_requests(log: SimulatedLog) -> list[int]:
-    return [count for path, count in log.requests.items() if path.startswith("issuer/")]
-
-
-async def test_an_issuer_is_fetched_once_for_all_logs() -> None:
-    logs = [SimulatedLog(name, kinds={"static"}, seed=7, initial=300) for name in ("one", "two")]
-    async with reading(*logs) as reader:
-        for log in logs:
-            _, error = await taken(reader.client(log, "static"), 0, 300)
-            assert error is None
-        assert set(issuer_requests(logs[0])) == {1}
-        assert issuer_requests(logs[1]) == []
-        assert reader.counted("certstream_issuer_cache_size") == len(reader.issuers) == len(issuer_requests(logs[0]))
-        assert reader.counted("certstream_issuer_cache_hits_total") > 0
-
-
-async def test_logs_that_want_the_same_issuer_at_once_share_the_request() -> None:
-    logs = [SimulatedLog(name, kinds={"static"}, seed=7, initial=256) for name in ("one", "two")]
-    async with reading(*logs) as reader:
-        results = await asyncio.gather(*(taken(reader.client(log, "static"), 0, 256) for log in logs))
-        assert [error for _, error in results] == [None, None]
-        assert sum(map(sum, map(issuer_requests, logs))) == len(reader.issuers)
-        assert not reader.issuers._locks
-
-
-async def test_an_issuer_that_stays_missing_holds_no_entry_and_is_asked_for_later_again() -> None:
-    log = make_log(512)
-    fault = log.faults.add(Fault(FaultKind.MISSING_ISSUER, issuer=first_issuer(log).hex()))
-    async with reading(log) as reader:
-        client = reader.client(log, "static")
-        batches, error = await taken(client, 0, 512)
-        assert error is None
-        assert whole_up_to(log, batches, 0) == 512
-        assert all(first_issuer(log) not in batch.issuers for batch in batches)
-        assert any(batch.issuers for batch in batches)
-        assert reader.counted("certstream_issuers_unresolved_total") == 1
-        assert log.requests[f"issuer/{first_issuer(log).hex()}"] == 3, "attempts, and none for the second tile"
-        log.faults.remove(fault)
-        assert not await resolved(reader, log)
-        reader.time.now_s += 301
-        assert await resolved(reader, log)
-
-
-async def test_an_issuer_that_one_log_lacks_is_taken_from_another() -> None:
-    logs = [SimulatedLog(name, kinds={"static"}, seed=7, initial=256) for name in ("one", "two")]
-    logs[0].faults.add(Fault(FaultKind.MISSING_ISSUER))
-    async with reading(*logs) as reader:
-        batches, error = await taken(reader.client(logs[0], "static"), 0, 256)
-        assert error is None
-        assert batches[0].issuers == {}
-        batches, error = await taken(reader.client(logs[1], "static"), 0, 256)
-        assert error is None
-        assert batches[0].issuers
-        assert await resolved(reader, logs[0])
-
-
-@pytest.mark.parametrize("kind", [FaultKind.CUT, FaultKind.SERVER_ERROR, FaultKind.RATE_LIMITED, FaultKind.HTML])
-async def test_a_passing_failure_of_an_issuer_is_tried_again(kind: FaultKind) -> None:
-    log = make_log(256)
-    log.faults.add(Fault(kind, on="issuer", times=2))
-    async with reading(log) as reader:
-        batches, error = await taken(reader.client(log, "static"), 0, 256)
-        assert error is None
-        assert first_issuer(log) in batches[0].issuers
-        assert reader.counted("certstream_issuers_unresolved_total") == 0
-
-
-async def test_the_issuer_cache_is_bounded_in_bytes() -> None:
-    log = make_log(256)
-    async with reading(log) as reader:
-        reader.issuers = IssuerCache(reader.http, cache_bytes=4000)
-        batches, error = await taken(reader.client(log, "static"), 0, 256)
-        assert error is None
-        assert len(batches[0].issuers) > len(reader.issuers) > 0
-        assert len(reader.issuers) <= 4000 // min(map(len, batches[0].issuers.values()))
-
-
-def first_issuer(log: SimulatedLog) -> bytes:
-    """SHA-256 of the first chain certificate in the log."""
-    tile_leaf = next(entry.tile_leaf for entry in map(log.entry, range(256)) if entry.chain)
-    der_count = next(len(entry.chain) for entry in map(log.entry, range(256)) if entry.chain)
-    return tile_leaf[-32 * der_count :][:32]
-
-
-async def resolved(reader: Reader, log: SimulatedLog) -> bool:
-    fingerprint = first_issuer(log)
-    return fingerprint in await reader.issuers.resolve(log.info("static"), [fingerprint])
