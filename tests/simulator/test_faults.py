@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -16,9 +15,7 @@ from certstream.ct.types import LogKind, TreeHead
 from certstream.errors import InvalidSignatureError
 from certstream.simulator import Fault, FaultKind, SimulatedLog
 from certstream.simulator.faults import Faults, Request, parse_fault
-
-if TYPE_CHECKING:
-    from conftest import Body, Served
+from tests.simulator.simulator_support import Body, Served
 
 NOW_S = 1_790_000_000.4
 

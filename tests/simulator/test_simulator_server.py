@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import aiohttp
 import pybase64
@@ -21,9 +20,7 @@ from certstream.ct.static_ct import issuer_path, parse_checkpoint, parse_data_ti
 from certstream.ct.types import EntryBatch, LogKind
 from certstream.simulator import RawEntry, SimulatedLog, SimulatorServer, entries_of_tile
 from certstream.simulator.rfc6962_api import roots
-
-if TYPE_CHECKING:
-    from conftest import Served
+from tests.simulator.simulator_support import Served
 
 TILES = Path(__file__).parents[1] / "data" / "tiles"
 
