@@ -1,8 +1,8 @@
-"""WebSocket clients for benchmarks/fanout.py, in a process of their own.
+"""WebSocket clients for benchmarks/fanout.py and feed.py, in a process of their own.
 
 `load` clients count bytes and let the kernel throw them away (MSG_TRUNC), so that they cost as little as
 a client can; `probe` clients read every frame, check the order and take the time from publication to
-arrival. Both end when nothing came for a while, and print one JSON object.
+arrival. All end when nothing came for a while, and print one JSON object.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 _QUIET_S = 1.5
@@ -24,7 +24,7 @@ _REQUEST = (
     b"GET %s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-_PUBLISHED = re.compile(rb'"cert_index":([0-9]+),.*"seen":([0-9.]+)', re.DOTALL)
+_PUBLISHED = re.compile(rb'"cert_index":([0-9]+),.*"seen":([0-9.]+).*"source":(.*)', re.DOTALL)
 
 
 def connect(port: int, path: str) -> socket.socket:
@@ -57,21 +57,22 @@ class Load:
 
 @dataclass
 class Probe:
-    """Reads every frame."""
+    """Reads every frame. `clock` is the one that the messages' `seen` was taken from."""
 
     sock: socket.socket
+    clock: Callable[[], float]
     received: int = 0  # bytes
     closed: bool = False
     messages: int = 0
     out_of_order: int = 0
     latencies_s: list[float] = field(default_factory=list)
     _rest: bytes = b""
-    _last: int = -1
+    _last: dict[bytes, int] = field(default_factory=dict)  # index by source
 
     def read(self, _buffer: bytearray) -> None:
         """Take what is there, frame by frame."""
         data = self.sock.recv(_BUFFER_BYTES)
-        now = time.monotonic()
+        now = self.clock()
         self.received += len(data)
         self.closed = not data
         self._rest += data
@@ -100,10 +101,10 @@ class Probe:
         published = _PUBLISHED.search(message)
         if published is None:
             raise SystemExit(f"not a message of the benchmark: {message[:100]!r}")
-        index, stamp_s = int(published[1]), float(published[2])
+        index, stamp_s, source = int(published[1]), float(published[2]), published[3]
         self.latencies_s.append(now - stamp_s)
-        self.out_of_order += index != self._last + 1 and self._last >= 0
-        self._last = index
+        self.out_of_order += index != self._last.get(source, index - 1) + 1
+        self._last[source] = index
 
 
 def read_all(clients: Sequence[Load | Probe]) -> tuple[float, float]:
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--path", default="/")
+    parser.add_argument("--clock", choices=("monotonic", "wall"), default="monotonic")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     sockets = [connect(args.port, args.path) for _ in range(args.count)]
@@ -142,7 +144,7 @@ def main() -> None:
         first, last = read_all(loads)
         report = {"bytes": [client.received for client in loads]}
     else:
-        probes = [Probe(sock) for sock in sockets]
+        probes = [Probe(sock, time.time if args.clock == "wall" else time.monotonic) for sock in sockets]
         first, last = read_all(probes)
         report = {
             "messages": [probe.messages for probe in probes],

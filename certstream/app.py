@@ -25,10 +25,8 @@ from certstream.client.static_ct import StaticClient
 from certstream.config import (
     Config,
     CtLogConfig,
-    CustomLogConfig,
     LoadedConfig,
     ProtocolsConfig,
-    StaticLogConfig,
     StreamsConfig,
 )
 from certstream.ct.types import LogInfo
@@ -106,12 +104,7 @@ def _demo_section(ct_log: CtLogConfig, directory: Path) -> CtLogConfig:
 
 
 def configured_logs(config: Config) -> list[FollowedLog]:
-    """The logs that the configuration names, of the protocols that are on."""
-    ct_log = config.ct_log
-    entries: list[CustomLogConfig | StaticLogConfig] = [
-        *(config.custom_logs if ct_log.rfc6962_enabled else ()),
-        *(config.static_logs if ct_log.static_ct_enabled else ()),
-    ]
+    """The logs to read, as the configuration names them."""
     return [
         FollowedLog(
             entry.info,
@@ -119,7 +112,7 @@ def configured_logs(config: Config) -> list[FollowedLog]:
             entry.batch_size,
             None if entry.poll_interval_ms is None else entry.poll_interval_ms / 1000,
         )
-        for entry in entries
+        for entry in config.followed_logs
     ]
 
 
@@ -255,13 +248,17 @@ def serve_options(protocols: ProtocolsConfig, streams: StreamsConfig, kinds: Seq
 
 def fetch_settings(ct_log: CtLogConfig) -> FetchSettings:
     """How requests are made and paced, from the configuration."""
-    rates = {operator: 1000 / ms for operator, ms in ct_log.operator_rate_limits.items() if ms}
-    default_ms = ct_log.default_operator_rate_limit_ms
+    rates = {operator: _per_second(ms) for operator, ms in ct_log.operator_rate_limits.items()}
     return FetchSettings(
         user_agent=ct_log.user_agent or DEFAULT_USER_AGENT,
         request_timeout_s=ct_log.request_timeout_secs,
-        pace=PaceSettings(rates_per_s=rates, default_rate_per_s=1000 / default_ms if default_ms else None),
+        pace=PaceSettings(rates, _per_second(ct_log.default_operator_rate_limit_ms)),
     )
+
+
+def _per_second(interval_ms: int) -> float | None:
+    """The rate of one request per interval; 0 is no limit."""
+    return 1000 / interval_ms if interval_ms else None
 
 
 def tail_settings(ct_log: CtLogConfig, followed: FollowedLog) -> TailSettings:

@@ -31,7 +31,7 @@ _MEASURED: Final = 64  # requests that the refused rate is measured over
 class PaceSettings:
     """Limits that the operator of this service sets."""
 
-    rates_per_s: Mapping[str, float] = field(default_factory=dict)  # by operator name
+    rates_per_s: Mapping[str, float | None] = field(default_factory=dict)  # by operator name; None: no limit
     default_rate_per_s: float | None = None  # of operators not named; None: no limit
     in_flight: int = 16  # requests at a time to one operator
 

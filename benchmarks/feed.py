@@ -1,0 +1,168 @@
+"""The whole way of the feed: `python -m benchmarks.feed`.
+
+Simulated logs in one process, the real service in a second, load clients in a third, three probes that read and
+check every message in a fourth; all share the machine. Prints what the clients got, the CPU and memory of the
+service and of the logs, and the time from reading an entry (`seen`) to its arrival at a probe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+PROBES: Final = 3
+SETTLE_S: Final = 2.0
+ROOT: Final = Path(__file__).parent.parent
+CLIENTS: Final = Path(__file__).with_name("fanout_clients.py")
+PATHS: Final = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"}
+HEADER: Final = (
+    "stream  clients entries/s  delivered  messages/s service    logs  µs/entry   p50 ms   p99 ms  RSS MB dropped\n"
+    "                (offered)  of offered             cores   cores (service)"
+)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU seconds and resident MB of a process at one time."""
+
+    at_s: float
+    cpu_s: float
+    rss_mb: float
+
+
+def usage(pid: int) -> Usage:
+    """Read them from /proc."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    rss_mb = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return Usage(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), rss_mb)
+
+
+def start_logs(count: int, rate: float) -> tuple[subprocess.Popen[str], list[str]]:
+    """Start `count` RFC 6962 logs that grow by `rate` entries/s together; their URLs."""
+    logs = [part for i in range(count) for part in ("--log", f"log{i}=rfc6962")]
+    flags = ["--port", "0", "--rate", str(rate / count), "--publish-interval", "0.25", "--initial", "100"]
+    process = spawn([sys.executable, "-m", "certstream.simulator.cli", *logs, *flags])
+    assert process.stdout is not None
+    printed: dict[str, Any] = json.loads(process.stdout.readline())
+    return process, [log["url"] for log in printed["logs"]]
+
+
+def start_service(directory: Path, urls: Sequence[str]) -> tuple[subprocess.Popen[str], int]:
+    """Start the service on those logs; its port."""
+    config = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "log_format": "json",
+        "ct_log": {"poll_interval_ms": 250},
+        "streams": {"heartbeat_interval_secs": 3600},
+        "custom_logs": [{"name": f"log{i}", "url": url, "operator": f"o{i}"} for i, url in enumerate(urls)],
+    }
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "certstream", "--config", "config.yaml"],
+        cwd=directory, env=environ, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for text in process.stderr:
+        line = json.loads(text)
+        if line["event"] == "serving":
+            return process, int(line["port"])
+    raise SystemExit("the service did not start")
+
+
+def spawn(command: list[str]) -> subprocess.Popen[str]:
+    """Start a part in a process of its own."""
+    return subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def measure(stream: str, clients: int, rate: float, logs: int, seconds: float) -> str:
+    """Run one case; returns its line of the table."""
+    with tempfile.TemporaryDirectory() as directory:
+        simulator, urls = start_logs(logs, rate)
+        service, port = start_service(Path(directory), urls)
+        time.sleep(SETTLE_S)
+        more = ["--path", PATHS[stream], "--clock", "wall"]
+        readers = [
+            spawn([sys.executable, str(CLIENTS), role, str(port), str(count), *more])
+            for role, count in (("load", clients - PROBES), ("probe", PROBES))
+        ]
+        time.sleep(SETTLE_S)
+        before = [usage(process.pid) for process in (service, simulator)]
+        time.sleep(seconds)
+        after = [usage(process.pid) for process in (service, simulator)]
+        metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+        simulator.terminate()
+        loaded, probed = (json.loads(process.communicate()[0]) for process in readers)
+        service.terminate()
+        service.communicate()
+        simulator.communicate()
+    if probed["out_of_order"]:
+        raise SystemExit(f"{probed['out_of_order']} messages out of order")
+    return line(stream, clients, rate, before, after, loaded, probed, metrics)
+
+
+def line(
+    stream: str,
+    clients: int,
+    rate: float,
+    before: Sequence[Usage],
+    after: Sequence[Usage],
+    loaded: dict[str, Any],
+    probed: dict[str, Any],
+    metrics: str,
+) -> str:
+    """Return one case as a line of the table."""
+    took_s = probed["last"] - probed["first"]
+    messages = probed["messages"][0]
+    share = min(loaded["bytes"]) / max(loaded["bytes"])  # of the client that got least
+    service, simulator = ((b.cpu_s - a.cpu_s) / (b.at_s - a.at_s) for a, b in zip(before, after, strict=True))
+    latencies = probed["latencies_s"]
+    p50, p99 = (latencies[int(len(latencies) * q)] * 1e3 for q in (0.5, 0.99))
+    dropped = sum(
+        float(row.rsplit(" ", 1)[1])
+        for row in metrics.splitlines()
+        if row.startswith("certstream_stream_clients_dropped")
+    )
+    each = messages / took_s
+    return (
+        f"{stream:7} {clients:>7} {rate:>9,.0f} {each / rate * share:>10.3f} {each * clients:>12,.0f}"
+        f" {service:>7.2f} {simulator:>7.2f} {service / rate * 1e6:>9.0f} {p50:>8.1f} {p99:>8.1f}"
+        f" {after[0].rss_mb:>7.0f} {dropped:>7.0f}"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="+", default=[100, 500])
+    parser.add_argument("--rates", type=float, nargs="+", default=[600, 4000], help="entries/s of all logs together")
+    parser.add_argument("--logs", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--stream", choices=tuple(PATHS), default="lite")
+    args = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    print(HEADER, flush=True)
+    for clients in args.clients:
+        for rate in args.rates:
+            print(measure(args.stream, clients, rate, args.logs, args.seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
