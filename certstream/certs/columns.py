@@ -50,16 +50,16 @@ _SINGLE_STRINGS = (0x0C, 0x13, 0x16)  # UTF8String, PrintableString, IA5String
 
 
 class Certificates:
-    """n certificates that lie in `data` (which ends with PADDING) at the spans `cert`.
+    """n certificates that lie in `data` at the spans `cert`.
 
     Lists have one item per certificate; text is UTF-8 bytes. None stands for what is missing or
     cannot be read. Nothing here raises for what a certificate holds.
     """
 
     def __init__(self, data: bytes, cert: Spans) -> None:
-        self.data = data
+        self.data = der.padded(data, cert)
         self.cert = cert
-        self.octets = Octets(data)
+        self.octets = Octets(self.data)
         self.fields = der.walk(self.octets, cert)
         self._salvage()
 

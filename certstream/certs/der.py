@@ -74,14 +74,18 @@ class Fields:
     name: Spans  # content of each GeneralName
 
 
+def padded(data: bytes, cert: Spans) -> bytes:
+    """`data`, with PADDING behind the last certificate: a reader of a few bytes at any end stays inside."""
+    room = len(data) - int(cert.stop.max(initial=0))
+    return data if room >= len(PADDING) else data + PADDING
+
+
 class Octets:
-    """The shared bytes of a batch, for gathers of single bytes and of eight at once."""
+    """The shared bytes of a batch, made by `padded`, for gathers of single bytes and of eight at once."""
 
     __slots__ = ("bytes", "words")
 
     def __init__(self, data: bytes) -> None:
-        if not data.endswith(PADDING):
-            raise ValueError("the bytes of a batch end with PADDING")
         self.bytes = np.frombuffer(data, np.uint8)
         self.words: Int64Array = np.ndarray((len(data) - 7,), "<i8", buffer=data, strides=(1,))
 
@@ -194,30 +198,33 @@ def _walk_signature(octets: Octets, pos: Int64Array, limit: Int64Array, fields: 
 
 
 def _walk_extensions(octets: Octets, extensions: Spans, fields: Fields) -> None:
-    """The k-th extension of every row that has one, for k = 0, 1, …"""
+    """Where the k-th extension of every row lies, for k = 0, 1, …; then what all of them are, at once."""
     rows = np.flatnonzero(fields.walked)
     pos, limit = extensions.start[rows], extensions.stop[rows]
+    found: list[tuple[Int64Array, Int64Array, Int64Array]] = []
     for _ in range(_MOST_EXTENSIONS):
         live = pos < limit
         if not live.all():
             rows, pos, limit = rows[live], pos[live], limit[live]
         if not len(rows):
-            return
-        good, stop = _walk_extension(octets, rows, pos, limit, fields)
+            break
+        tag, start, stop, good = octets.element(pos, limit)
+        good &= tag == SEQUENCE
         if not good.all():
             fields.walked[rows[~good]] = False
-            rows, stop, limit = rows[good], stop[good], limit[good]
+            rows, start, stop, limit = rows[good], start[good], stop[good], limit[good]
+        found.append((rows, start, stop))
         pos = stop
-    fields.walked[rows[pos < limit]] = False
+    else:
+        fields.walked[rows[pos < limit]] = False
+    if found:
+        _read_extensions(octets, fields, *(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _walk_extension(
-    octets: Octets, rows: Int64Array, pos: Int64Array, limit: Int64Array, fields: Fields
-) -> tuple[BoolArray, Int64Array]:
-    tag, start, stop, good = octets.element(pos, limit)
-    good &= tag == SEQUENCE
-    tag, oid, oid_stop, ok = octets.element(start, stop)
-    good &= ok & (tag == OID)
+def _read_extensions(octets: Octets, fields: Fields, rows: Int64Array, start: Int64Array, stop: Int64Array) -> None:
+    """Put the extensions whose content lies at [start, stop) into their rows' slots."""
+    tag, oid, oid_stop, good = octets.element(start, stop)
+    good &= tag == OID
     tag, value, value_stop, ok = octets.element(oid_stop, stop)
     critical = np.flatnonzero(tag == BOOLEAN)
     if len(critical):
@@ -226,13 +233,15 @@ def _walk_extension(
             value_stop[critical], stop[critical]
         )
     good &= ok & (tag == OCTET_STRING) & (value_stop == stop)
+    fields.walked[rows[~good]] = False
     slot = _slots(octets, oid, oid_stop)
     known = slot >= 0
-    good &= ~known | (fields.extension_start[slot, rows] == -1)  # a repeated extension is not ordinary
-    keep = known & good
-    fields.extension_start[slot[keep], rows[keep]] = value[keep]
-    fields.extension_stop[slot[keep], rows[keep]] = value_stop[keep]
-    return good, stop
+    slot, rows = slot[known], rows[known]
+    fields.extension_start[slot, rows] = value[known]
+    fields.extension_stop[slot, rows] = value_stop[known]
+    n = len(fields.walked)
+    repeated = np.bincount(rows * SLOTS + slot, minlength=n * SLOTS).reshape(n, SLOTS) > 1
+    fields.walked[repeated.any(axis=1)] = False
 
 
 def _slots(octets: Octets, oid: Int64Array, oid_stop: Int64Array) -> Int64Array:

@@ -28,11 +28,11 @@ def read_times(
     good = np.where(short, stop - start == 13, (tag == _GENERALIZED_TIME) & (stop - start == 15))
     at = np.where(short, start - 2, start)  # the digits of both forms then share their places
     text = octets[np.where(good, at, 0)[:, None] + np.arange(15)]
-    digits = text[:, :14].astype(np.int64) - 0x30
+    digits = text[:, :14] - np.uint8(0x30)  # what is no digit is above 9
     digits[short, :2] = 0
-    good &= (text[:, 14] == 0x5A) & ((digits >= 0) & (digits <= 9)).all(axis=1)
-    pairs = digits[:, ::2] * 10 + digits[:, 1::2]
-    century, year, month, day, hour, minute, second = pairs.T
+    good &= (text[:, 14] == 0x5A) & (digits <= 9).all(axis=1)
+    pairs = (digits[:, ::2] * np.uint8(10) + digits[:, 1::2]).T.astype(np.int64)
+    century, year, month, day, hour, minute, second = pairs
     year = np.where(short, np.where(year < 50, 2000, 1900), century * 100) + year
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     last_day = _MONTH_DAYS[month & 15] + (leap & (month == 2))

@@ -23,7 +23,6 @@ import numpy as np
 import pybase64
 
 from certstream.ct.types import (
-    PADDING,
     PRECERT_ENTRY,
     TILE_WIDTH,
     X509_ENTRY,
@@ -37,7 +36,7 @@ from certstream.errors import MalformedError
 LEAF_PREFIX = b"\x00\x00\x00"  # 0x00 of the leaf hash, then version and leaf_type
 HASH_BYTES = 32
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
-_X509_HEAD = Struct(">QHBH")  # timestamp, entry_type, u24 length
+_X509_HEAD = Struct(">qHBH")  # timestamp, entry_type, u24 length
 _PRECERT_HEAD = Struct(">QH32xBH")
 _U24 = Struct(">BH")
 _U16 = Struct(">H")
@@ -165,8 +164,8 @@ def parse_data_tile(log: LogInfo, start: int, body: bytes, issuers: Mapping[byte
     batch = EntryBatch(
         log=log,
         start=start,
-        data=body + PADDING,
-        timestamp_ms=columns[0],
+        data=body,
+        timestamp_ms=np.maximum(columns[0], 0),
         entry_type=columns[1],
         leaf=Spans(columns[2], columns[3]),
         cert=Spans(columns[4], columns[5]),
@@ -180,15 +179,14 @@ def parse_data_tile(log: LogInfo, start: int, body: bytes, issuers: Mapping[byte
 def _frame(body: bytes, numbers: list[int]) -> MalformedError | None:
     """Append the _COLUMNS numbers of each leaf; the error that ended it, None at the end of the body."""
     pos = 0
-    while pos < len(body):
-        try:
+    try:
+        while pos < len(body):
             pos = _frame_leaf(body, pos, numbers)
-        except (StructError, MalformedError) as exc:
-            error = MalformedError(
-                f"data tile breaks at byte {pos} of {len(body)}, leaf {len(numbers) // _COLUMNS}: {exc}"
-            )
-            error.__cause__ = exc
-            return error
+    except (StructError, MalformedError) as exc:
+        leaf = len(numbers) // _COLUMNS
+        error = MalformedError(f"data tile breaks at byte {pos} of {len(body)}, leaf {leaf}: {exc}")
+        error.__cause__ = exc
+        return error
     return None
 
 
@@ -213,7 +211,7 @@ def _frame_leaf(body: bytes, pos: int, numbers: list[int]) -> int:
     chain_stop: int = chain + _U16.unpack_from(body, chain_head)[0]
     if chain_stop > len(body) or (chain_stop - chain) % HASH_BYTES:
         raise MalformedError(f"chain of {chain_stop - chain} bytes with {len(body) - chain} left")
-    numbers += (min(timestamp, _TIMESTAMP_MAX), kind, pos, leaf_stop, cert, cert_stop, chain, chain_stop)
+    numbers += (timestamp, kind, pos, leaf_stop, cert, cert_stop, chain, chain_stop)
     return chain_stop
 
 

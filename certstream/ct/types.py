@@ -18,7 +18,7 @@ PRECERT_ENTRY = 1
 UNKNOWN_ENTRY = -1  # a type the specification does not name, or a framing that does not hold
 
 TILE_WIDTH = 256  # entries in a full data tile, hashes in a full hash tile
-PADDING = bytes(64)  # what EntryBatch.data ends with: a reader of a few bytes at any span's end stays inside
+PADDING = bytes(64)  # after the last entry, where it costs no copy: see EntryBatch.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,9 @@ class Spans(NamedTuple):
 class EntryBatch:
     """Entries [start, start + len) of one log, as raw bytes and where their parts lie.
 
-    All spans point into `data`, which ends with PADDING. What could not be framed has `entry_type`
-    UNKNOWN_ENTRY, `cert` equal to `leaf` and an empty `chain`: an entry all the same.
+    All spans point into `data`, which may go on after the last of them: with PADDING behind it, decoding needs
+    no copy. What could not be framed has `entry_type` UNKNOWN_ENTRY, `cert` equal to `leaf` and an empty `chain`:
+    an entry all the same.
     """
 
     log: LogInfo
@@ -124,7 +125,7 @@ def concat_batches(batches: Sequence[EntryBatch]) -> EntryBatch:
     shifts = np.cumsum([0, *(len(batch.data) for batch in batches[:-1])]).tolist()
     return replace(
         first,
-        data=b"".join(batch.data for batch in batches),
+        data=b"".join([*(batch.data for batch in batches), PADDING]),
         timestamp_ms=np.concatenate([batch.timestamp_ms for batch in batches]),
         entry_type=np.concatenate([batch.entry_type for batch in batches]),
         leaf=_join([batch.leaf.shifted(by) for batch, by in zip(batches, shifts, strict=True)]),

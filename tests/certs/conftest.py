@@ -15,7 +15,7 @@ import pytest
 from certstream.certs.columns import Certificates
 from certstream.ct.rfc6962 import frame_entries
 from certstream.ct.static_ct import parse_data_tile
-from certstream.ct.types import PADDING, EntryBatch, LogInfo, Spans
+from certstream.ct.types import EntryBatch, LogInfo, Spans
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -54,6 +54,6 @@ def decoded() -> Callable[[Sequence[bytes]], Certificates]:
     def decode(ders: Sequence[bytes]) -> Certificates:
         stop = np.cumsum([len(der) for der in ders], dtype=np.int64)
         start = stop - np.array([len(der) for der in ders], np.int64)
-        return Certificates(b"".join([*ders, PADDING]), Spans(start, stop))
+        return Certificates(b"".join(ders), Spans(start, stop))
 
     return decode
