@@ -224,7 +224,10 @@ class Service:
         )
 
     def _announce(self, port: int) -> None:
-        log.info("serving", host=self._config.host, port=port, logs=len(self._logs), version=__version__)
+        host = self._config.host
+        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+        url = f"http://{shown}:{port}/"  # a browser sees there what is served
+        log.info("serving", url=url, host=host, port=port, logs=len(self._logs), version=__version__)
 
 
 def stream_kinds(streams: StreamsConfig) -> list[StreamKind]:
