@@ -2,9 +2,8 @@
 
     python -m benchmarks.decode [--entries 1024] [--rounds 40]
 
-Certificates are the 256 precertificates of a real data tile, each copy with serial numbers of its own so that
-nothing is decoded twice for being the same. Prints CPU µs per entry, the least of all rounds, and what part
-costs what.
+Certificates are the 256 precertificates of a real data tile, in each copy with serial numbers of its own; issuers and
+extension values repeat, as they do in a log. Prints CPU µs per entry, the least of all rounds, and what part costs what.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from certstream.certs.batch import CertificateBatch, StreamKind, decode
 from certstream.certs.chain import ChainTable
+from certstream.certs.columns import Certificates
 from certstream.ct.static_ct import parse_data_tile
 from certstream.ct.types import TILE_WIDTH, EntryBatch, LogInfo, concat_batches
 
@@ -61,14 +61,15 @@ def main() -> None:
 
 
 def distinct_tiles(count: int) -> list[bytes]:
-    """Copies of the real tile whose certificates all differ: the last bytes of each signature are counted up."""
+    """Copies of the real tile whose certificates all differ in the last two octets of their serial numbers."""
     body = _TILE.read_bytes()
     batch = parse_data_tile(_LOG, 0, body).batch
+    serials = Certificates(body, batch.cert).fields.serial
     copies = []
     for number in range(count):
         copy = bytearray(body)
-        for stop in batch.cert.stop.tolist():
-            copy[stop - 4 : stop] = number.to_bytes(4)
+        for stop in serials.stop.tolist():
+            copy[stop - 2 : stop] = number.to_bytes(2)
         copies.append(bytes(copy))
     return copies
 

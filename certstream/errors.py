@@ -60,9 +60,5 @@ class InvalidProofError(LogMisbehaviourError):
     """A Merkle proof does not lead to the root it was checked against."""
 
 
-class EntryError(CertstreamError):
-    """One entry cannot be read; record it, count it, go on."""
-
-
 class StorageError(CertstreamError):
     """The disk or the store failed; keep the data and try again."""

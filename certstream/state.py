@@ -142,6 +142,9 @@ class StateStore:
         return self._keys.get(base, base)
 
     def _update(self, url: str, **fields: int) -> None:
+        for name, value in fields.items():
+            if not _is_count(value, needed=True):
+                raise ValueError(f"{name} of {url} is {value}, which the state file cannot hold")
         key = self._key(url)
         self._keys.setdefault(url.rstrip("/"), key)
         self._logs.setdefault(key, {}).update(fields)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from certstream.certs.chain import Chain, ChainTable
 from certstream.certs.columns import Certificates
+from certstream.certs.lazy import lazy
 from certstream.certs.message import domain_lists, extension_objects, json_numbers, leaf_heads
 from certstream.certs.strings import json_string
 from certstream.ct.static_ct import data_tile_path
@@ -54,7 +54,10 @@ class CertificateBatch:
         return self.certs.sha256
 
     def failures(self) -> Counter[str]:
-        """Values that could not be read, by field; see Certificates.failures. `chain`: certificates not resolved."""
+        """Values that could not be read, see Certificates.failures; `chain`: chain certificates not resolved.
+
+        Chains are counted once a message or a row has asked for them.
+        """
         failures = self.certs.failures()
         if "chain" in self.__dict__:
             failures["chain"] += sum(chain.unresolved for chain in self.chain)
@@ -82,17 +85,17 @@ class CertificateBatch:
             for i in rows
         ]  # fmt: skip
 
-    @cached_property
+    @lazy
     def chain(self) -> list[Chain]:
         """The chain of each entry."""
         return self._chain_table.of(self.entries)
 
-    @cached_property
+    @lazy
     def update_types(self) -> list[bytes]:
         """`X509LogEntry`, `PrecertLogEntry` or `Unknown`."""
         return [UPDATE_TYPES[kind] for kind in self.entries.entry_type.tolist()]
 
-    @cached_property
+    @lazy
     def cert_links(self) -> list[bytes]:
         """Where the log serves each entry; of a static log always the full data tile."""
         base, start, stop = self.entries.log.base_url.encode(), self.entries.start, self.entries.stop
@@ -104,15 +107,15 @@ class CertificateBatch:
         links = [base + b"/" + data_tile_path(tile).encode() for tile in tiles]
         return [links[i // TILE_WIDTH - first] for i in range(start, stop)]
 
-    @cached_property
+    @lazy
     def _domains(self) -> list[bytes]:
         return domain_lists(self.certs)
 
-    @cached_property
+    @lazy
     def _extensions(self) -> list[bytes]:
         return extension_objects(self.certs, (self.entries.entry_type == PRECERT_ENTRY).tolist())
 
-    @cached_property
+    @lazy
     def _heads(self) -> list[bytes]:
         """From the beginning of the message to all_domains."""
         return [
@@ -121,7 +124,7 @@ class CertificateBatch:
             for kind, head, domains in zip(self.update_types, leaf_heads(self.certs), self._domains, strict=True)
         ]  # fmt: skip
 
-    @cached_property
+    @lazy
     def _tails(self) -> list[bytes]:
         """From cert_index to the end of the message."""
         log, entries = self.entries.log, self.entries

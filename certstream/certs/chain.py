@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from certstream.certs.columns import Certificates
+from certstream.certs.memo import Table
 from certstream.certs.message import chain_certificates
-from certstream.ct.static_ct import HASH_BYTES
-from certstream.ct.types import PADDING, EntryBatch, Spans
+from certstream.ct.rfc6962 import split_chain
+from certstream.ct.static_ct import split_fingerprints
+from certstream.ct.types import EntryBatch, Spans
 
-_MOST_CERTIFICATES = 4096  # about 2 KB of DER and JSON each
-_MOST_CHAINS = 1024  # about 8 KB each
+_TABLE_BYTES: Final = 16 << 20  # of each table; a few hundred issuers of 4 KB serve almost all entries
+_LONGEST_CERTIFICATE: Final = 64 << 10  # bytes of DER; a longer chain certificate is named by its SHA-256 only
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,85 +26,72 @@ class Chain:
 
     texts: tuple[bytes, ...]  # one JSON object per certificate, the issuer first
     json: bytes  # the same as a JSON array
-    unresolved: int  # certificates of which only the SHA-256 is known
+    unresolved: int  # certificates of which only the SHA-256 is shown
 
 
 class ChainTable:
-    """Chains by their bytes, chain certificates by theirs; both bounded, empty again at the bound.
-
-    May be used from several threads: a lookup never relies on an earlier one.
-    """
+    """Chains by their bytes, chain certificates by theirs; both bounded. May be used from several threads."""
 
     def __init__(self) -> None:
-        self._certificates: dict[bytes, bytes] = {}
-        self._chains: dict[bytes, Chain] = {}
+        self._certificates: Table[bytes] = Table(_TABLE_BYTES)
+        self._of_der: Table[Chain] = Table(_TABLE_BYTES)  # rfc6962: by the certificates themselves
+        self._of_hashes: Table[Chain] = Table(_TABLE_BYTES)  # static: by their fingerprints
 
     def of(self, batch: EntryBatch) -> list[Chain]:
-        """The chain of each entry."""
+        """The chain of each entry: of its first MAX_CHAIN certificates."""
         data, static = batch.data, batch.log.kind == "static"
         keys = [data[a:b] for a, b in zip(batch.chain.start.tolist(), batch.chain.stop.tolist(), strict=True)]
-        known = {key: self._chains.get(key) for key in set(keys)}
-        fresh = [key for key, chain in known.items() if chain is None]
+        table = self._of_hashes if static else self._of_der
+        found = {key: chain for key in set(keys) if (chain := table.get(key)) is not None}
+        fresh = [key for key in dict.fromkeys(keys) if key not in found]
         if fresh:
             built = self._of_fingerprints(fresh, batch.issuers) if static else self._of_certificates(fresh)
-            self._remember(built)
-            known |= built
-        return [known[key] for key in keys]  # type: ignore[misc]
-
-    def _remember(self, built: Mapping[bytes, Chain]) -> None:
-        if len(self._chains) + len(built) > _MOST_CHAINS:
-            self._chains.clear()
-        kept = list(built.items())[:_MOST_CHAINS]
-        self._chains.update({key: chain for key, chain in kept if not chain.unresolved})
+            found |= built
+            for key, chain in built.items():
+                if not chain.unresolved:
+                    table.keep(key, chain, 2 * len(chain.json))
+        return [found[key] for key in keys]
 
     def _of_certificates(self, keys: Iterable[bytes]) -> dict[bytes, Chain]:
         split = {key: split_chain(key) for key in keys}
         texts = self._decode({der for ders in split.values() for der in ders})
-        return {key: _chain([texts[der] for der in ders], 0) for key, ders in split.items()}
+        return {
+            key: _chain([texts.get(der) or unresolved_certificate(hashlib.sha256(der).digest()) for der in ders])
+            for key, ders in split.items()
+        }
 
     def _of_fingerprints(self, keys: Iterable[bytes], issuers: Mapping[bytes, bytes]) -> dict[bytes, Chain]:
-        split = {key: [key[i : i + HASH_BYTES] for i in range(0, len(key), HASH_BYTES)] for key in keys}
-        texts = self._decode({issuers[print_] for prints in split.values() for print_ in prints if print_ in issuers})
+        split = {key: split_fingerprints(key) for key in keys}
+        wanted = {print_ for prints in split.values() for print_ in prints}
+        texts = self._decode({issuers[print_] for print_ in wanted if print_ in issuers})
         return {
-            key: _chain(
-                [texts[issuers[p]] if p in issuers else unresolved_certificate(p) for p in prints],
-                sum(p not in issuers for p in prints),
-            )
+            key: _chain([texts.get(issuers.get(p, b"")) or unresolved_certificate(p) for p in prints])
             for key, prints in split.items()
         }
 
     def _decode(self, ders: set[bytes]) -> dict[bytes, bytes]:
-        """DER → JSON object of each certificate; all new ones are decoded as one batch."""
-        texts = {der: text for der in ders if (text := self._certificates.get(der)) is not None}
-        new = [der for der in ders if der not in texts]
+        """DER → JSON object of each certificate that is not too long; all new ones are decoded as one batch."""
+        known = self._certificates
+        texts = {der: text for der in ders if (text := known.get(der)) is not None}
+        new = [der for der in ders if der not in texts and len(der) <= _LONGEST_CERTIFICATE]
         if new:
             stop = np.cumsum([len(der) for der in new])
             start = np.concatenate([[0], stop[:-1]])
-            decoded = chain_certificates(Certificates(b"".join([*new, PADDING]), Spans(start, stop)))
-            fresh = dict(zip(new, decoded, strict=True))
-            if len(self._certificates) + len(fresh) > _MOST_CERTIFICATES:
-                self._certificates.clear()
-            self._certificates.update(list(fresh.items())[:_MOST_CERTIFICATES])
-            texts.update(fresh)
+            decoded = chain_certificates(Certificates(b"".join(new), Spans(start, stop)))
+            for der, text in zip(new, decoded, strict=True):
+                texts[der] = text
+                known.keep(der, text, len(text))
         return texts
 
 
-def split_chain(chain: bytes) -> list[bytes]:
-    """The certificates of `(u24 length || DER)*` (RFC 6962 §4.6), up to where the framing breaks."""
-    found, pos = [], 0
-    while pos + 3 <= len(chain):
-        start = pos + 3
-        pos = start + int.from_bytes(chain[pos:start])
-        if pos > len(chain):
-            break
-        found.append(chain[start:pos])
-    return found
+_UNRESOLVED: Final = b'{"sha256":"'
 
 
 def unresolved_certificate(fingerprint: bytes) -> bytes:
-    """The chain element of a certificate of which the log gave nothing but its SHA-256."""
-    return b'{"sha256":"%b"}' % fingerprint.hex(":").upper().encode()
+    """The chain element of a certificate of which nothing but its SHA-256 is known or shown."""
+    return b'%b%b"}' % (_UNRESOLVED, fingerprint.hex(":").upper().encode())
 
 
-def _chain(texts: list[bytes], unresolved: int) -> Chain:
+def _chain(texts: list[bytes]) -> Chain:
+    unresolved = sum(text.startswith(_UNRESOLVED) for text in texts)
     return Chain(tuple(texts), b"[%b]" % b",".join(texts), unresolved)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from certstream.certs import der, lenient
 from certstream.certs.der import BoolArray, Fields, Octets
-from certstream.certs.extensions import IS_CA
+from certstream.certs.extensions import IS_CA, MEMBERS
 from certstream.certs.hexadecimal import integer_hex
-from certstream.certs.names import EMPTY_NAME, NAMES, ParsedName
+from certstream.certs.lazy import lazy
+from certstream.certs.names import EMPTY_NAME, ISSUERS, SUBJECTS, ParsedName
 from certstream.certs.strings import PLAIN, decode_text, is_plain
 from certstream.certs.times import NO_TIME
 from certstream.ct.types import Int64Array, Spans
@@ -43,7 +43,16 @@ _SIGNATURE_ALGORITHMS = {
 }
 _UNKNOWN = b"unknown"
 
-# A subject that is one commonName of up to 116 bytes, which most are: 30 L 31 L-2 30 L-4 06 03 55 04 03 tag L-11
+_MEMBER_NAMES = {
+    der.AIA: "authority_info_access",
+    der.AKI: "authority_key_identifier",
+    der.BASIC_CONSTRAINTS: "basic_constraints",
+    der.POLICIES: "certificate_policies",
+    der.EXTENDED_KEY_USAGE: "extended_key_usage",
+    der.KEY_USAGE: "key_usage",
+}
+
+# A subject that is one commonName of up to 114 bytes, which most are: 30 L 31 L-2 30 L-4 06 03 55 04 03 tag L-11
 _SINGLE_HEAD = 13
 _SINGLE_OID = int.from_bytes(bytes.fromhex("0603550403"), "little")
 _SINGLE_STRINGS = (0x0C, 0x13, 0x16)  # UTF8String, PrintableString, IA5String
@@ -61,6 +70,8 @@ class Certificates:
         self.cert = cert
         self.octets = Octets(self.data)
         self.fields = der.walk(self.octets, cert)
+        self._names_cut = 0
+        self._members: dict[int, list[bytes]] = {}
         self._salvage()
 
     def __len__(self) -> int:
@@ -68,32 +79,34 @@ class Certificates:
 
     def _salvage(self) -> None:
         """Read one by one what the walk did not take."""
-        fields, found = self.fields, []
+        fields = self.fields
+        found: list[Int64Array] = []
         for row in np.flatnonzero(~fields.walked).tolist():
             rescued = lenient.salvage(self.data, int(self.cert.start[row]), int(self.cert.stop[row]))
             lenient.fill(fields, row, rescued)
-            found += [(row, *name) for name in rescued.names]
+            found.append(_name_rows(row, rescued.names))
+            self._names_cut += rescued.names_cut
         if found:
-            _merge_names(fields, np.array(found, np.int64))
+            _merge_names(fields, np.concatenate(found))
 
-    @cached_property
+    @lazy
     def ders(self) -> list[bytes]:
         """The DER of each certificate as it was submitted."""
         return _slices(self.data, self.cert)
 
-    @cached_property
+    @lazy
     def sha1(self) -> NDArray[np.uint8]:
         """(n, 20): SHA-1 of the DER."""
         new = hashlib.sha1
         return np.frombuffer(b"".join([new(d).digest() for d in self.ders]), np.uint8).reshape(-1, 20)
 
-    @cached_property
+    @lazy
     def sha256(self) -> NDArray[np.uint8]:
         """(n, 32): SHA-256 of the DER."""
         new = hashlib.sha256
         return np.frombuffer(b"".join([new(d).digest() for d in self.ders]), np.uint8).reshape(-1, 32)
 
-    @cached_property
+    @lazy
     def serial_number(self) -> list[bytes | None]:
         """Upper hex, an even number of digits."""
         return integer_hex(self.octets.bytes, self.fields.serial)
@@ -108,25 +121,26 @@ class Certificates:
         """Unix seconds, NO_TIME where missing."""
         return self.fields.not_after
 
-    @cached_property
+    @lazy
     def signature_algorithm(self) -> list[bytes | None]:
         """`sha256, rsa` and so on, `unknown` for others."""
         get = _SIGNATURE_ALGORITHMS.get
         oids = self.optional_slices(self.fields.signature_oid.start, self.fields.signature_oid.stop)
         return [None if oid is None else get(oid, _UNKNOWN) for oid in oids]
 
-    @cached_property
+    @lazy
     def is_ca(self) -> list[bool]:
         """Whether basicConstraints say that it is a CA."""
         values = self.extension(der.BASIC_CONSTRAINTS)
         return [value is not None and IS_CA[value] for value in values]
 
-    @cached_property
+    @lazy
     def issuer(self) -> list[ParsedName]:
         """The issuer; EMPTY_NAME where it is missing."""
-        return self._parsed(self.fields.issuer)
+        values = self.optional_slices(*self.fields.issuer)
+        return [EMPTY_NAME if value is None else ISSUERS[value] for value in values]
 
-    @cached_property
+    @lazy
     def single_name(self) -> list[bytes | None]:
         """The commonName where it is all of the subject and plain text: the common case, read for all rows at once."""
         start, stop = self.fields.subject.start, self.fields.subject.stop
@@ -143,37 +157,37 @@ class Certificates:
             return [name if name is not None and is_plain(name) else None for name in names]
         return names
 
-    @cached_property
+    @lazy
     def subject(self) -> list[ParsedName | None]:
         """The subject where `single_name` does not say it all; EMPTY_NAME where it is missing."""
         single = np.array([name is not None for name in self.single_name], np.bool_)
         start, stop = self.fields.subject
         values = self.optional_slices(np.where(single, -1, start), stop)
         return [
-            None if alone else EMPTY_NAME if value is None else NAMES[value]
+            None if alone else EMPTY_NAME if value is None else SUBJECTS[value]
             for alone, value in zip(single.tolist(), values, strict=True)
         ]
 
-    @cached_property
+    @lazy
     def common_name(self) -> list[bytes | None]:
         """The last commonName of the subject."""
         pairs = zip(self.single_name, self.subject, strict=True)
         return [single if subject is None else subject.common_name for single, subject in pairs]
 
-    @cached_property
+    @lazy
     def subject_aggregated(self) -> list[bytes]:
         """`/C=…/CN=…`, empty if there is none."""
         pairs = zip(self.single_name, self.subject, strict=True)
         return [b"/CN=%b" % (single or b"") if subject is None else subject.aggregated for single, subject in pairs]
 
-    @cached_property
+    @lazy
     def dns_only(self) -> BoolArray:
         """Which certificates have no other subject alternative names than DNS names."""
         others = np.bincount(self.fields.name_row[self.fields.name_tag != der.DNS], minlength=len(self))
         alone: BoolArray = others == 0
         return alone
 
-    @cached_property
+    @lazy
     def dns_names(self) -> list[list[bytes]]:
         """The DNS names among the subject alternative names, in their order."""
         fields = self.fields
@@ -184,7 +198,7 @@ class Certificates:
         bounds = np.searchsorted(fields.name_row[chosen], np.arange(len(self) + 1)).tolist()
         return [names[bounds[i] : bounds[i + 1]] for i in range(len(self))]
 
-    @cached_property
+    @lazy
     def all_domains(self) -> list[list[bytes]]:
         """The commonName, if not of a CA and not empty, then the DNS names, without repetition."""
         return [
@@ -201,13 +215,20 @@ class Certificates:
         data = self.data
         return [data[a:b] if a >= 0 else None for a, b in zip(start.tolist(), stop.tolist(), strict=True)]
 
-    def _parsed(self, spans: Spans) -> list[ParsedName]:
-        values = self.optional_slices(spans.start, spans.stop)
-        return [EMPTY_NAME if value is None else NAMES[value] for value in values]
+    def members(self, slot: int) -> list[bytes]:
+        """`"key":"text",` of an extension for the message's object, empty where it is missing or cannot be read."""
+        known = self._members.get(slot)
+        if known is None:
+            table = MEMBERS[slot]
+            known = self._members[slot] = [b"" if value is None else table[value] for value in self.extension(slot)]
+        return known
 
     def failures(self) -> Counter[str]:
-        """How many certificates lack a field that every certificate has, by field; `certificate`: nothing was read."""
-        fields, odd = self.fields, ~self.fields.walked
+        """How many values are missing that every certificate has, or are there and give nothing to show, by field.
+
+        `certificate`: nothing could be read. `names`: subject alternative names, also where there are too many.
+        """
+        fields = self.fields
         lost = {
             "serial_number": fields.serial.start < 0,
             "signature_algorithm": fields.signature_oid.start < 0,
@@ -216,13 +237,20 @@ class Certificates:
             "not_before": fields.not_before == NO_TIME,
             "not_after": fields.not_after == NO_TIME,
         }
-        nothing = odd & np.logical_and.reduce(list(lost.values()))
-        counts = {name: int(np.count_nonzero(column & odd & ~nothing)) for name, column in lost.items()}
+        nothing = np.logical_and.reduce(list(lost.values()))
+        counts = {name: int(np.count_nonzero(column & ~nothing)) for name, column in lost.items()}
         counts["certificate"] = int(np.count_nonzero(nothing))
+        nameless = np.bincount(fields.name_row, minlength=len(self)) == 0
+        counts["names"] = self._names_cut + int(np.count_nonzero((fields.extension_start[der.SAN] >= 0) & nameless))
+        for slot, name in _MEMBER_NAMES.items():
+            there = int(np.count_nonzero(fields.extension_start[slot] >= 0))
+            counts[name] = there - sum(map(bool, self.members(slot)))
         return Counter({name: count for name, count in counts.items() if count})
 
 
 def _domains(common_name: bytes | None, is_ca: bool, names: list[bytes]) -> list[bytes]:
+    if b"" in names:
+        names = [name for name in names if name]
     if common_name and not is_ca:
         return [common_name] if names == [common_name] else list(dict.fromkeys((common_name, *names)))
     return names if len(names) < 2 else list(dict.fromkeys(names))
@@ -230,6 +258,12 @@ def _domains(common_name: bytes | None, is_ca: bool, names: list[bytes]) -> list
 
 def _slices(data: bytes, spans: Spans) -> list[bytes]:
     return [data[a:b] for a, b in zip(spans.start.tolist(), spans.stop.tolist(), strict=True)]
+
+
+def _name_rows(row: int, names: list[lenient.Name]) -> Int64Array:
+    """(k, 4): row, tag, start, stop of each name."""
+    rows = np.array(names, np.int64).reshape(-1, 3)
+    return np.insert(rows, 0, row, axis=1)
 
 
 def _merge_names(fields: Fields, found: Int64Array) -> None:

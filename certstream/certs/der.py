@@ -27,7 +27,6 @@ from certstream.ct.types import PADDING, Int64Array, Spans
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 SEQUENCE, INTEGER, BIT_STRING, OCTET_STRING, OID, BOOLEAN = 0x30, 0x02, 0x03, 0x04, 0x06, 0x01
-UTC_TIME, GENERALIZED_TIME = 0x17, 0x18
 EXTENSIONS = 0xA3  # [3] EXPLICIT of TBSCertificate
 OTHER_NAME, EMAIL, DNS, DIRECTORY_NAME, URI, IP_ADDRESS = 0xA0, 0x81, 0x82, 0xA4, 0x86, 0x87
 _GENERAL_NAMES = (OTHER_NAME, EMAIL, DNS, 0xA3, DIRECTORY_NAME, 0xA5, URI, IP_ADDRESS, 0x88)
@@ -48,7 +47,7 @@ _POISON_WORD = int.from_bytes(POISON_OID[:8], "little", signed=True)
 _VERSION_3 = int.from_bytes(bytes.fromhex("a003020102"), "little")
 
 _MOST_EXTENSIONS = 40  # a certificate with more is read one by one
-_MOST_NAME_BYTES = 1 << 20  # likewise one with more bytes of subject alternative names
+_MOST_NAME_BYTES = 1 << 15  # likewise one with more bytes of subject alternative names
 _LOCKSTEP_NAMES = 6  # SAN names read in lockstep; what remains of longer lists is read one by one
 
 

@@ -135,18 +135,23 @@ def general_name_text(tag: int, content: bytes) -> str | None:
     if tag == der.IP_ADDRESS and len(content) == 4:
         return f"IP Address:{IPv4Address(content)}"
     if tag == der.IP_ADDRESS and len(content) == 16:
-        return f"IP Address:{IPv6Address(content)}"
+        return f"IP Address:{_ipv6_text(IPv6Address(content))}"
     return None
 
 
-def _member(key: str, read: Callable[[bytes], str | None], most: int = 4096) -> Memo[bytes]:
-    """Extension value → `"key":"text",` of the message's object, empty where it cannot be read or is empty."""
+def _ipv6_text(address: IPv6Address) -> str:
+    """As Python 3.13 and other languages write it: the last 32 bits of a mapped IPv4 address in decimal."""
+    return str(address) if address.ipv4_mapped is None else f"::ffff:{address.ipv4_mapped}"
+
+
+def _member(key: str, read: Callable[[bytes], str | None]) -> Memo[bytes]:
+    """Extension value → `"key":"text",` of the message's object; empty where it cannot be read."""
 
     def parse(value: bytes) -> bytes:
         text = read(value)
         return b"" if text is None else b'"%b":%b,' % (key.encode(), json_string(text))
 
-    return Memo(parse, most=most)
+    return Memo(parse, len, most_bytes=2 << 20)
 
 
 # The members of `extensions` that repeat from certificate to certificate, by slot.
@@ -158,4 +163,4 @@ MEMBERS: dict[int, Memo[bytes]] = {
     der.EXTENDED_KEY_USAGE: _member("extendedKeyUsage", read_extended_key_usage),
     der.KEY_USAGE: _member("keyUsage", read_key_usage),
 }
-IS_CA: Memo[bool] = Memo(lambda value: read_basic_constraints(value) == "CA:TRUE", most=256)
+IS_CA: Memo[bool] = Memo(lambda value: read_basic_constraints(value) == "CA:TRUE", lambda _: 0, most_bytes=1 << 18)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from certstream.ct.types import Int64Array, Spans
 
+_USUAL_OCTETS = 64  # of an INTEGER; RFC 5280 §4.1.2.2 allows 20
 _PAIRS = np.frombuffer(bytes(range(256)).hex().upper().encode(), np.uint8).reshape(256, 2)
 _UPPER_COLON = np.concatenate([_PAIRS, np.full((256, 1), ord(":"), np.uint8)], axis=1)
 _LOWER_COLON = np.frombuffer(_UPPER_COLON.tobytes().lower(), np.uint8).reshape(256, 3)
@@ -31,16 +32,21 @@ def integer_hex(octets: NDArray[np.uint8], content: Spans) -> list[bytes | None]
 
     A negative number shows its two's complement octets, as certificates hold them.
     """
-    start, stop = content.start.copy(), content.stop
-    while len(zero := np.flatnonzero((start >= 0) & (stop - start > 1) & (octets[start] == 0))):
-        start[zero] += 1
-    length = np.where(start >= 0, stop - start, 0)
+    start, stop = content
+    zero = (start >= 0) & (stop - start > 1) & (octets[start] == 0)
+    start = start + zero  # of a positive number whose highest bit is set
+    there = start >= 0
+    odd = there & ((stop - start > _USUAL_OCTETS) | ((stop - start > 1) & (octets[start] == 0)))
+    length = np.where(there & ~odd, stop - start, 0)
     bounds = np.concatenate([[0], np.cumsum(length)])
     text = _PAIRS[octets[_ragged(start, length, bounds)]].tobytes()
-    missing = (start < 0).tolist()
-    return [
-        None if gone else text[2 * a : 2 * b] for gone, (a, b) in zip(missing, pairwise(bounds.tolist()), strict=True)
+    found = [
+        text[2 * a : 2 * b] if here else None
+        for here, (a, b) in zip(there.tolist(), pairwise(bounds.tolist()), strict=True)
     ]
+    for row in np.flatnonzero(odd).tolist():
+        found[row] = (octets[start[row] : stop[row]].tobytes().lstrip(b"\0") or b"\0").hex().upper().encode()
+    return found
 
 
 def _ragged(start: Int64Array, length: Int64Array, bounds: Int64Array) -> Int64Array:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from certstream.certs import der
-from certstream.certs.times import NO_TIME, read_lenient_time
+from certstream.certs.times import GENERALIZED_TIME, NO_TIME, UTC_TIME, read_lenient_time
 
 MOST_PARTS = 1_000  # elements read of one SEQUENCE: memory stays in proportion whatever a certificate claims
-MOST_NAMES = 20_000  # subject alternative names read of one certificate
+MOST_NAMES = 20_000  # subject alternative names read of one certificate; what comes after them is counted as unread
 _VERSION = 0xA0  # [0] EXPLICIT of TBSCertificate
-_TIMES = (der.UTC_TIME, der.GENERALIZED_TIME)
+_TIMES = (UTC_TIME, GENERALIZED_TIME)
 _SLOT_OF_OID = {
     bytes.fromhex("551d11"): der.SAN,
     bytes.fromhex("551d23"): der.AKI,
@@ -59,6 +59,7 @@ class Salvage:
     readable: bool = False  # the nesting down to the extensions could be read
     extensions: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot → value
     names: list[Name] = field(default_factory=list)
+    names_cut: bool = False  # there are more than MOST_NAMES
 
 
 def read_element(data: bytes, pos: int, limit: int) -> Element | None:
@@ -111,20 +112,31 @@ def _algorithm(data: bytes, candidates: list[Element]) -> tuple[int, int] | None
 
 
 def _read_body(data: bytes, tbs: list[Element], found: Salvage) -> None:
-    """serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo, [1], [2], [3]."""
-    serial, _, issuer, validity, subject, key, *rest = [*tbs, *[None] * 6] if len(tbs) < 6 else tbs
-    if serial is not None and serial.tag == der.INTEGER and serial.stop > serial.start:
-        found.serial = serial.start, serial.stop
-    if issuer is not None and issuer.tag == der.SEQUENCE:
-        found.issuer = issuer.outer, issuer.stop
-    if subject is not None and subject.tag == der.SEQUENCE:
-        found.subject = subject.outer, subject.stop
-    if validity is not None and validity.tag == der.SEQUENCE:
-        _read_validity(data, validity, found)
-    found.readable = key is not None
-    for element in rest:
-        if element is not None and element.tag == der.EXTENSIONS:
+    """serialNumber; signature, issuer, validity, subject, subjectPublicKeyInfo, all SEQUENCEs; [1], [2], [3].
+
+    Where one of the five is missing, those around the validity, which alone begins with a time, are still known.
+    """
+    if tbs and tbs[0].tag == der.INTEGER and tbs[0].stop > tbs[0].start:
+        found.serial = tbs[0].start, tbs[0].stop
+    parts = [element for element in tbs if element.tag == der.SEQUENCE]
+    usual_first = (2, *range(len(parts)))
+    at = next((i for i in usual_first if i < len(parts) and _is_validity(data, parts[i])), None)
+    issuer, subject, key = (2, 4, 5) if at is None else (at, at + 2, at + 3)  # as stops, from 1
+    if at is not None:
+        _read_validity(data, parts[at], found)
+    if 1 < issuer <= len(parts):
+        found.issuer = parts[issuer - 1].outer, parts[issuer - 1].stop
+    if subject <= len(parts):
+        found.subject = parts[subject - 1].outer, parts[subject - 1].stop
+    found.readable = key <= len(parts)
+    for element in tbs:
+        if element.tag == der.EXTENSIONS:
             _read_extensions(data, element, found)
+
+
+def _is_validity(data: bytes, part: Element) -> bool:
+    first = read_element(data, part.start, part.stop)
+    return first is not None and first.tag in _TIMES
 
 
 def _read_validity(data: bytes, validity: Element, found: Salvage) -> None:
@@ -155,8 +167,10 @@ def _read_extensions(data: bytes, wrapper: Element, found: Salvage) -> None:
 def _read_names(data: bytes, value: Element, found: Salvage) -> None:
     sequence = read_element(data, value.start, value.stop)
     if sequence is not None and sequence.tag == der.SEQUENCE:
-        elements = children(data, sequence.start, sequence.stop, MOST_NAMES)
-        found.names += [Name(e.tag, e.start, e.stop) for e in elements]
+        room = MOST_NAMES - len(found.names)
+        elements = children(data, sequence.start, sequence.stop, room + 1)
+        found.names_cut |= len(elements) > room
+        found.names += [Name(e.tag, e.start, e.stop) for e in elements[:room]]
 
 
 def fill(fields: der.Fields, row: int, found: Salvage) -> None:

@@ -1,7 +1,7 @@
 """Stream messages: columns → JSON, in the profile of certstream-server-rust and -go.
 
-A message is joined from ready pieces: most of them stand in a table already because issuers, extension
-values and chains repeat. No object is made per certificate.
+A message is joined from ready pieces of bytes: most of them stand in a table already because issuers, extension
+values and chains repeat.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import orjson
 
 from certstream.certs import der
 from certstream.certs.columns import Certificates
-from certstream.certs.extensions import MEMBERS, general_name_text, read_subject_key_identifier
+from certstream.certs.extensions import general_name_text, read_subject_key_identifier
 from certstream.certs.hexadecimal import colon_hex, fixed_slices
 from certstream.certs.names import EMPTY_NAME
 from certstream.certs.strings import is_plain, json_string
@@ -74,18 +74,13 @@ def domain_lists(certs: Certificates) -> list[bytes]:
 def extension_objects(certs: Certificates, poisoned: Sequence[bool]) -> list[bytes]:
     """The `extensions` object of each certificate; `poisoned`: it is a precertificate, whatever it says itself."""
     aia, aki, constraints, policies, extended, usage = (
-        _members(certs, slot)
+        certs.members(slot)
         for slot in (der.AIA, der.AKI, der.BASIC_CONSTRAINTS, der.POLICIES, der.EXTENDED_KEY_USAGE, der.KEY_USAGE)
     )
     poison = (certs.fields.extension_start[der.POISON] >= 0) | np.array(poisoned, np.bool_)
     last = [b'"ctlPoisonByte":true,' if bit else b"" for bit in poison.tolist()]
     columns = (aia, aki, constraints, policies, extended, usage, _san_members(certs), _ski_members(certs), last)
     return [b"{%b}" % _JOIN(parts)[:-1] for parts in zip(*columns, strict=True)]
-
-
-def _members(certs: Certificates, slot: int) -> list[bytes]:
-    table = MEMBERS[slot]
-    return [b"" if value is None else table[value] for value in certs.extension(slot)]
 
 
 def _ski_members(certs: Certificates) -> list[bytes]:

@@ -62,5 +62,12 @@ def _read_attribute(name: bytes, parts: list[Element], attributes: dict[str, str
             attributes[key] = decode_text(tag, name[start:stop])
 
 
-NAMES: Memo[ParsedName] = Memo(parse_name, most=4096)
+def _size(name: ParsedName) -> int:
+    return len(name.json) + 2 * len(name.aggregated) + 128
+
+
+ISSUERS: Memo[ParsedName] = Memo(parse_name, _size, most_bytes=2 << 20)
+SUBJECTS: Memo[ParsedName] = Memo(
+    parse_name, _size, most_bytes=2 << 20
+)  # of organisations, which get many certificates
 EMPTY_NAME = parse_name(b"")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NO_TIME: Final = np.iinfo(np.int64).min  # in a column of Unix seconds: there is none, or it cannot be read
-_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+UTC_TIME, GENERALIZED_TIME = 0x17, 0x18  # tags
 _MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 0, 0, 0], np.int64)
 _REST = rb"(\d{2})(\d{2})(\d{2})(\d{2})(\d{2})?(?:[.,]\d+)?(?:Z|([+-])(\d{2})(\d{2}))?"
 _SHORT_YEAR = re.compile(rb"(\d{2})" + _REST)
@@ -24,8 +24,8 @@ def read_times(
     octets: NDArray[np.uint8], tag: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Unix seconds of the times at [start, stop), and which rows hold a well-formed one."""
-    short = tag == _UTC_TIME
-    good = np.where(short, stop - start == 13, (tag == _GENERALIZED_TIME) & (stop - start == 15))
+    short = tag == UTC_TIME
+    good = np.where(short, stop - start == 13, (tag == GENERALIZED_TIME) & (stop - start == 15))
     at = np.where(short, start - 2, start)  # the digits of both forms then share their places
     text = octets[np.where(good, at, 0)[:, None] + np.arange(15)]
     digits = text[:, :14] - np.uint8(0x30)  # what is no digit is above 9
@@ -56,13 +56,16 @@ def _days_since_epoch(year: NDArray[np.int64], month: NDArray[np.int64], day: ND
 
 def read_lenient_time(tag: int, text: bytes) -> int | None:
     """Unix seconds of one time, also without zone (taken as UTC) or seconds, or with an offset; None if unreadable."""
-    if tag not in (_UTC_TIME, _GENERALIZED_TIME):
+    if tag not in (UTC_TIME, GENERALIZED_TIME):
         return None
     text = text.strip(b" \0")
-    forms = (_SHORT_YEAR, _LONG_YEAR) if tag == _UTC_TIME else (_LONG_YEAR, _SHORT_YEAR)
-    match = forms[0].fullmatch(text) or forms[1].fullmatch(text)
-    if match is None:
-        return None
+    forms = (_SHORT_YEAR, _LONG_YEAR) if tag == UTC_TIME else (_LONG_YEAR, _SHORT_YEAR)
+    matches = (form.fullmatch(text) for form in forms)
+    moments = (_moment(match) for match in matches if match is not None)
+    return next((moment for moment in moments if moment is not None), None)
+
+
+def _moment(match: re.Match[bytes]) -> int | None:
     year_text, month, day, hour, minute, second, sign, offset_hours, offset_minutes = match.groups()
     year = int(year_text)
     if len(year_text) == 2:

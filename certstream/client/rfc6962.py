@@ -10,7 +10,7 @@ from certstream.client.flights import Flights
 from certstream.client.http import JSON_CAP_BYTES, HttpClient
 from certstream.client.pages import Pages
 from certstream.ct.rfc6962 import parse_get_entries, parse_sth
-from certstream.ct.types import EntryBatch, LogInfo, TreeHead, slice_batch
+from certstream.ct.types import EntryBatch, LogInfo, TreeHead
 from certstream.errors import FetchError, MalformedError
 
 # "received message larger than max" is a 403 at some logs; a page that does not arrive in time may be too large too.
@@ -80,10 +80,10 @@ class Rfc6962Client:
                 self._pages.refused(start, stop)
             raise
         try:
-            batch = parse_get_entries(self._log, start, body)
+            batch = parse_get_entries(self._log, start, body, most=stop - start)
         except MalformedError as exc:
             raise FetchError(f"{self._log.name}: {self._log.base_url}/{path}: {exc}", status="body") from exc
         if not len(batch):
             raise FetchError(f"{self._log.name}: {self._log.base_url}/{path}: no entries", status="empty")
         self._pages.answered(start, stop, len(batch))
-        return batch if batch.stop <= stop else slice_batch(batch, start, stop)
+        return batch

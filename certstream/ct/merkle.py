@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import sha256
 
-from certstream.ct.types import TILE_WIDTH
+from certstream.ct.types import HASH_BYTES, TILE_WIDTH
 from certstream.errors import InvalidProofError
 
-HASH_BYTES = 32
 EMPTY_ROOT = sha256(b"").digest()
 
 _TILE_LEVELS = 8  # levels of the tree that one level of tiles spans: 256 == 2**8

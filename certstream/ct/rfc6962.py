@@ -23,6 +23,8 @@ import pybase64
 from numpy.typing import NDArray
 
 from certstream.ct.types import (
+    MAX_CHAIN,
+    MAX_TREE_SIZE,
     PADDING,
     PRECERT_ENTRY,
     UNKNOWN_ENTRY,
@@ -37,7 +39,6 @@ from certstream.errors import MalformedError
 
 ByteArray: TypeAlias = NDArray[np.uint8]
 
-MAX_TREE_SIZE = 2**63 - 1
 _X509_HEAD = 15  # bytes of a leaf before the certificate
 _PRECERT_HEAD = 47  # bytes of a leaf before the TBSCertificate
 
@@ -77,15 +78,15 @@ def parse_sth(body: bytes) -> TreeHead:
     return TreeHead(sth.tree_size, sth.timestamp, root_hash, signature)
 
 
-def parse_get_entries(log: LogInfo, start: int, body: bytes) -> EntryBatch:
-    """The entries of a get-entries answer, the first of which has index `start`; maybe none.
+def parse_get_entries(log: LogInfo, start: int, body: bytes, most: int | None = None) -> EntryBatch:
+    """The entries of a get-entries answer, the first of which has index `start`; maybe none, at most `most`.
 
     Raises MalformedError where the body is no such answer: not JSON, other fields, bad base64.
     A single entry that does not follow its layout stays an entry, of type UNKNOWN_ENTRY.
     """
     decode = pybase64.b64decode
     try:
-        entries = _entries_decoder.decode(body).entries
+        entries = _entries_decoder.decode(body).entries[:most]
         parts = [decode(text, validate=True) for e in entries for text in (e.leaf_input, e.extra_data)]
     except (msgspec.MsgspecError, ValueError) as exc:
         raise MalformedError(f"not a get-entries answer: {exc}") from exc
@@ -179,3 +180,16 @@ def u24(octets: ByteArray, at: Int64Array) -> Int64Array:
     """Big-endian 24-bit integers; positions past the end read the last bytes."""
     at = np.minimum(at, len(octets) - 3)
     return (octets[at].astype(np.int64) << 16) | (octets[at + 1].astype(np.int64) << 8) | octets[at + 2]
+
+
+def split_chain(chain: bytes) -> list[bytes]:
+    """The certificates of `(u24 length || DER)*` (§4.6), at most MAX_CHAIN, up to where the framing breaks."""
+    found: list[bytes] = []
+    pos = 0
+    while pos + 3 < len(chain) and len(found) < MAX_CHAIN:
+        start = pos + 3
+        pos = start + int.from_bytes(chain[pos:start])
+        if pos > len(chain) or pos == start:  # ASN.1Cert<1..2^24-1>: none is empty
+            break
+        found.append(chain[start:pos])
+    return found

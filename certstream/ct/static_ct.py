@@ -23,6 +23,9 @@ import numpy as np
 import pybase64
 
 from certstream.ct.types import (
+    HASH_BYTES,
+    MAX_CHAIN,
+    MAX_TREE_SIZE,
     PRECERT_ENTRY,
     TILE_WIDTH,
     X509_ENTRY,
@@ -34,13 +37,11 @@ from certstream.ct.types import (
 from certstream.errors import MalformedError
 
 LEAF_PREFIX = b"\x00\x00\x00"  # 0x00 of the leaf hash, then version and leaf_type
-HASH_BYTES = 32
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _X509_HEAD = Struct(">qHBH")  # timestamp, entry_type, u24 length
 _PRECERT_HEAD = Struct(">QH32xBH")
 _U24 = Struct(">BH")
 _U16 = Struct(">H")
-_TIMESTAMP_MAX = 2**63 - 1
 _COLUMNS = 8  # timestamp, type, then start and stop of leaf, certificate and chain
 
 
@@ -82,13 +83,13 @@ def parse_checkpoint(body: bytes, origin: str | None = None, log_id: bytes | Non
     name, size, root = (_utf8(line) for line in lines)
     if origin is not None and name != origin:
         raise MalformedError(f"checkpoint is of {name!r}, not of {origin!r}")
-    if not _DECIMAL.fullmatch(size):
-        raise MalformedError(f"checkpoint size {size!r} is not a decimal number")
+    if not _DECIMAL.fullmatch(size) or int(size) > MAX_TREE_SIZE:
+        raise MalformedError(f"checkpoint size {size!r} is not a decimal number up to {MAX_TREE_SIZE}")
     root_hash = _base64(root)
     if len(root_hash) != HASH_BYTES:
         raise MalformedError(f"checkpoint root hash has {len(root_hash)} bytes, not {HASH_BYTES}")
     payload = _own_signature(parse_note_signatures(signatures), name, log_id)
-    timestamp_ms = min(int.from_bytes(payload[:8]), _TIMESTAMP_MAX)
+    timestamp_ms = min(int.from_bytes(payload[:8]), MAX_TREE_SIZE)
     return TreeHead(int(size), timestamp_ms, root_hash, payload[8:], note=body)
 
 
@@ -157,7 +158,10 @@ def _tile_number(index: int, width: int) -> str:
 
 
 def parse_data_tile(log: LogInfo, start: int, body: bytes, issuers: Mapping[bytes, bytes] | None = None) -> DataTile:
-    """The entries of a data tile, the first of which has index `start`: all up to where its framing breaks."""
+    """The entries of a data tile, the first of which has index `start`: all up to where its framing breaks.
+
+    At most the 256 that a tile holds; what comes after them is not looked at.
+    """
     numbers: list[int] = []
     error = _frame(body, numbers)
     columns = np.ascontiguousarray(np.array(numbers, np.int64).reshape(-1, _COLUMNS).T)
@@ -180,7 +184,7 @@ def _frame(body: bytes, numbers: list[int]) -> MalformedError | None:
     """Append the _COLUMNS numbers of each leaf; the error that ended it, None at the end of the body."""
     pos = 0
     try:
-        while pos < len(body):
+        while pos < len(body) and len(numbers) < _COLUMNS * TILE_WIDTH:
             pos = _frame_leaf(body, pos, numbers)
     except (StructError, MalformedError) as exc:
         leaf = len(numbers) // _COLUMNS
@@ -216,7 +220,15 @@ def _frame_leaf(body: bytes, pos: int, numbers: list[int]) -> int:
 
 
 def fingerprints(batch: EntryBatch) -> set[bytes]:
-    """SHA-256 of every distinct chain certificate that the entries of a static log's batch name."""
+    """SHA-256 of every distinct chain certificate that the entries of a static log's batch name.
+
+    Of the first MAX_CHAIN of each chain.
+    """
     data = batch.data
     chains = {data[a:b] for a, b in zip(batch.chain.start.tolist(), batch.chain.stop.tolist(), strict=True)}
-    return {chain[i : i + HASH_BYTES] for chain in chains for i in range(0, len(chain), HASH_BYTES)}
+    return {fingerprint for chain in chains for fingerprint in split_fingerprints(chain)}
+
+
+def split_fingerprints(chain: bytes) -> list[bytes]:
+    """The fingerprints of one chain, the first MAX_CHAIN of them."""
+    return [chain[i : i + HASH_BYTES] for i in range(0, min(len(chain), MAX_CHAIN * HASH_BYTES), HASH_BYTES)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
@@ -18,6 +18,9 @@ PRECERT_ENTRY = 1
 UNKNOWN_ENTRY = -1  # a type the specification does not name, or a framing that does not hold
 
 TILE_WIDTH = 256  # entries in a full data tile, hashes in a full hash tile
+HASH_BYTES = 32
+MAX_TREE_SIZE = 2**63 - 1  # of what a log may claim: positions and times are signed 64-bit numbers everywhere
+MAX_CHAIN = 64  # certificates read of one chain; real ones have up to 10
 PADDING = bytes(64)  # after the last entry, where it costs no copy: see EntryBatch.data
 
 
@@ -113,6 +116,17 @@ def slice_batch(batch: EntryBatch, start: int, stop: int) -> EntryBatch:
         cert=batch.cert.rows(first, last),
         chain=batch.chain.rows(first, last),
     )
+
+
+def cut_batch(batch: EntryBatch, most_bytes: int) -> Iterator[EntryBatch]:
+    """The batch in consecutive parts of at most `most_bytes`, or of one entry where that is larger."""
+    ends = np.append(batch.leaf.start[1:], len(batch.data)) if len(batch) else batch.leaf.start
+    first = 0
+    while first < len(batch):
+        limit = int(batch.leaf.start[first]) + most_bytes
+        last = max(first + 1, int(np.searchsorted(ends, limit, side="right")))
+        yield slice_batch(batch, batch.start + first, batch.start + last)
+        first = last
 
 
 def concat_batches(batches: Sequence[EntryBatch]) -> EntryBatch:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,12 @@ from certstream.certs.batch import CertificateBatch, StreamKind, decode
 from certstream.ct.types import EntryBatch, slice_batch
 from certstream.metrics import Metrics
 
-_INLINE_ENTRIES: Final = 64  # about 2 ms; a larger batch is decoded in the thread, so that the event loop stays free
+# What is below both is decoded at once, in about 2 ms; the rest in the thread, so that the event loop stays free.
+_INLINE_ENTRIES: Final = 64
+_INLINE_BYTES: Final = 256 << 10
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Streams(Protocol):
@@ -50,7 +53,8 @@ class Fresh(Protocol):
 class Publisher:
     """Publishes the batches of all logs; each log's in the order in which it awaits `publish`.
 
-    Holds nothing but the batches that are being published: one per log.
+    Holds nothing but the batches that are being published: one per log. A batch whose publishing is cancelled was
+    given to all who listen or to nobody.
     """
 
     def __init__(
@@ -76,15 +80,15 @@ class Publisher:
 
     async def publish(self, entries: EntryBatch) -> None:
         """Give the messages of one batch to all who listen; returns when they are handed over."""
-        batch = await self._off_loop(len(entries), _decode, entries, self._wall())
+        seen_s = self._wall()
+        batch = await self._off_loop(entries, _decode, entries, seen_s)
         rows = self._fresh_rows(batch)
         wanted = [kind for kind in self._kinds if self._streams.wants(kind)]
-        if wanted and rows:
-            messages = await self._off_loop(len(entries), _encode, batch, wanted, rows)
-            for kind in wanted:
-                self._streams.publish(kind, messages[kind])
-        self._give_examples(entries, batch.seen_s)
-        for field, count in batch.failures().items():
+        messages, failures = await self._off_loop(entries, _encode, batch, wanted, rows)
+        await self._give_examples(entries, seen_s, wanted)
+        for kind in wanted:
+            self._streams.publish(kind, messages[kind])
+        for field, count in failures.items():
             self._metrics.decode_failed(field, count)
 
     def _fresh_rows(self, batch: CertificateBatch) -> list[int]:
@@ -96,20 +100,29 @@ class Publisher:
         self._metrics.entries_published.inc(len(rows))
         return rows
 
-    def _give_examples(self, entries: EntryBatch, seen_s: float) -> None:
+    async def _give_examples(self, entries: EntryBatch, seen_s: float, wanted: Collection[StreamKind]) -> None:
         """Encode the last entry alone for the kinds that nobody listens to."""
-        due = [kind for kind in self._kinds if self._streams.wants_example(kind)]
+        due = [kind for kind in self._kinds if kind not in wanted and self._streams.wants_example(kind)]
         if due and len(entries):
-            last = decode(slice_batch(entries, entries.stop - 1, entries.stop), seen_s)
+            last = slice_batch(entries, entries.stop - 1, entries.stop)
+            messages = await self._off_loop(last, _encode_alone, last, seen_s, due)
             for kind in due:
-                for message in last.messages(kind):
+                for message in messages[kind]:
                     self._streams.set_example(kind, message)
 
-    async def _off_loop(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work` at once if the batch is small, else in the thread."""
-        if size <= _INLINE_ENTRIES:
-            return work(*args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+    async def _off_loop(self, entries: EntryBatch, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run `work` at once if the entries are small, else in the thread."""
+        if len(entries) <= _INLINE_ENTRIES and _size(entries) <= _INLINE_BYTES:
+            return work(*args)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+def _size(entries: EntryBatch) -> int:
+    """Bytes of the entries, chains included."""
+    if not len(entries):
+        return 0
+    last = max(entries.leaf.stop[-1], entries.cert.stop[-1], entries.chain.stop[-1])
+    return int(last - entries.leaf.start[0])
 
 
 def _decode(entries: EntryBatch, seen_s: float) -> CertificateBatch:
@@ -118,5 +131,14 @@ def _decode(entries: EntryBatch, seen_s: float) -> CertificateBatch:
     return batch
 
 
-def _encode(batch: CertificateBatch, kinds: Sequence[StreamKind], rows: list[int]) -> dict[StreamKind, list[bytes]]:
-    return {kind: batch.messages(kind, rows) for kind in kinds}
+def _encode(
+    batch: CertificateBatch, kinds: Sequence[StreamKind], rows: list[int]
+) -> tuple[dict[StreamKind, list[bytes]], Counter[str]]:
+    """The messages of each kind, and what could not be read."""
+    messages = {kind: batch.messages(kind, rows) for kind in kinds}
+    return messages, batch.failures()
+
+
+def _encode_alone(entries: EntryBatch, seen_s: float, kinds: Sequence[StreamKind]) -> dict[StreamKind, list[bytes]]:
+    batch = decode(entries, seen_s)
+    return {kind: batch.messages(kind) for kind in kinds}

@@ -11,7 +11,7 @@ import structlog
 
 from certstream.client.base import LogClient
 from certstream.client.clock import Clock
-from certstream.ct.types import EntryBatch, LogInfo, TreeHead
+from certstream.ct.types import EntryBatch, LogInfo, TreeHead, cut_batch
 from certstream.errors import FetchError, LogMisbehaviourError, RateLimitedError
 from certstream.live.condition import Condition, TailSettings
 from certstream.metrics import LogMetrics, LogState
@@ -19,6 +19,8 @@ from certstream.metrics import LogMetrics, LogState
 Start: TypeAlias = Literal["head", "beginning"] | int
 Publish: TypeAlias = Callable[[EntryBatch], Awaitable[None]]
 Advance: TypeAlias = Callable[[int, int], None]
+
+PART_BYTES: Final = 4 << 20  # of entries published at a time: their decoding takes memory in proportion
 
 _IDLE_FACTOR: Final = 1.5
 
@@ -205,9 +207,10 @@ class Tailer:
     async def _read(self, start: int, stop: int) -> None:
         async with aclosing(self._client.batches(start, stop)) as batches:
             async for batch in batches:
-                await self._hand_over(batch)
-                if self._stopping:
-                    return
+                for part in cut_batch(batch, PART_BYTES):
+                    await self._hand_over(part)
+                    if self._stopping:
+                        return
 
     async def _hand_over(self, batch: EntryBatch) -> None:
         if self._stopping:  # a batch that is begun is finished, so none is begun

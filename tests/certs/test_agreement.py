@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -17,9 +19,19 @@ from hypothesis import strategies as st
 from certstream.certs import lenient
 from certstream.certs.columns import Certificates
 from certstream.certs.der import SLOTS
+from certstream.certs.extensions import read_oid
 from certstream.certs.message import chain_certificates, domain_lists
 from certstream.certs.times import NO_TIME
 from certstream.ct.types import Spans
+from certstream.simulator.certificates import (
+    ATTRIBUTE_OIDS,
+    alternative_names,
+    attribute,
+    basic_constraints,
+    key_usage,
+    name,
+)
+from certstream.simulator.der import BMP, IA5, PRINTABLE, T61, UNIVERSAL, UTF8, bits, context, time
 from certstream.simulator.shapes import SHAPES, UNPARSEABLE, plain_leaf
 
 Decoder = Callable[[Sequence[bytes]], Certificates]
@@ -33,9 +45,9 @@ def shaped(label: str, seed: int) -> dict[str, bytes]:
         draft = plain_leaf(f"{label} {shape.name} {seed}", random)
         shape.change(draft, random)
         found[shape.name] = draft.certificate(draft.tbs())
-    for name, write in UNPARSEABLE:
-        random = Random(f"{label} {name} {seed}")
-        found[name] = write(plain_leaf(f"{label} {name} {seed}", random), random)
+    for kind, write in UNPARSEABLE:
+        random = Random(f"{label} {kind} {seed}")
+        found[kind] = write(plain_leaf(f"{label} {kind} {seed}", random), random)
     return found
 
 
@@ -55,6 +67,22 @@ def read_by_cryptography(der: bytes) -> dict[str, Any]:
         ).value.get_values_for_type(x509.DNSName),
         "is_ca": lambda: certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca,
         "oid": lambda: certificate.signature_algorithm_oid.dotted_string,
+        "issuer": lambda: [a.value for a in certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)],
+        "organisation": lambda: [
+            a.value for a in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        ],
+        "key_usage": lambda: certificate.extensions.get_extension_for_class(x509.KeyUsage).value,
+        "purposes": lambda: [
+            oid.dotted_string for oid in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        ],
+        "subject_key": lambda: certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest,
+        "issuer_key": lambda: (
+            certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        ),
+        "policies": lambda: [
+            policy.policy_identifier.dotted_string
+            for policy in certificate.extensions.get_extension_for_class(x509.CertificatePolicies).value
+        ],
     }
     fields = {}
     for key, read in readers.items():
@@ -91,8 +119,39 @@ def assert_agrees_with_cryptography(certs: Certificates, row: int, der: bytes) -
     if "is_ca" in theirs:
         assert certs.is_ca[row] == theirs["is_ca"]
     if "oid" in theirs:
-        assert fields.signature_oid.start[row] >= 0
+        assert read_oid(certs.data[fields.signature_oid.start[row] : fields.signature_oid.stop[row]]) == theirs["oid"]
+    if "issuer" in theirs:
+        issuer = certs.issuer[row].common_name
+        assert (None if issuer is None else issuer.decode()) == ([None, *theirs["issuer"]][-1])
+    assert_shows(json.loads(chain_certificates(certs)[row]), theirs)
     return len(theirs)
+
+
+def assert_shows(shown: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Compare the JSON of a certificate with the fields that `cryptography` reads."""
+    extensions = shown["extensions"]
+    if "organisation" in theirs:
+        assert shown["subject"].get("O") == [None, *theirs["organisation"]][-1]
+    if "key_usage" in theirs:
+        usage = theirs["key_usage"]
+        texts = {
+            "Digital Signature": usage.digital_signature, "Content Commitment": usage.content_commitment,
+            "Key Encipherment": usage.key_encipherment, "Data Encipherment": usage.data_encipherment,
+            "Key Agreement": usage.key_agreement, "Certificate Signing": usage.key_cert_sign,
+            "CRL Signing": usage.crl_sign,
+        }  # fmt: skip
+        listed = set(extensions["keyUsage"].split(", ")) - {"Encipher Only", "Decipher Only"}
+        assert listed - {""} == {text for text, bit in texts.items() if bit}
+    if "purposes" in theirs:
+        known = {"1.3.6.1.5.5.7.3.1": "serverAuth", "1.3.6.1.5.5.7.3.2": "clientAuth"}
+        listed = set(extensions["extendedKeyUsage"].split(", "))
+        assert listed & set(known.values()) == {known[oid] for oid in theirs["purposes"] if oid in known}
+    if "subject_key" in theirs:
+        assert extensions["subjectKeyIdentifier"] == f"keyid:{theirs['subject_key'].hex(':')}"
+    if theirs.get("issuer_key") is not None:
+        assert extensions["authorityKeyIdentifier"] == f"keyid:{theirs['issuer_key'].hex(':')}"
+    if theirs.get("policies"):
+        assert extensions["certificatePolicies"] == "".join(f"Policy: {oid}\n" for oid in theirs["policies"])
 
 
 def assert_walk_agrees_with_lenient(certs: Certificates) -> None:
@@ -163,6 +222,41 @@ def test_ordinary_shapes_take_the_walk(decoded: Decoder) -> None:
     walked = {name for name, took in zip(shapes, certs.fields.walked, strict=True) if took}
     assert {"rsa-leaf", "ecdsa-leaf", "wildcard", "many-names", "idn", "organisation", "authority"} <= walked
     assert not walked & {"version-1", "same-extension-twice", *(name for name, _ in UNPARSEABLE)}
+
+
+@st.composite
+def certificates(draw: st.DrawFn) -> bytes:
+    """A certificate of generated fields, most of them as the specification wants them."""
+    draft = plain_leaf("generated", Random(draw(st.integers(0, 50))))
+    draft.serial = draw(st.one_of(st.binary(min_size=1, max_size=24), st.just(bytes(3) + b"\x7f")))
+    kinds = st.sampled_from(sorted(ATTRIBUTE_OIDS))
+    tags = st.sampled_from([None, UTF8, PRINTABLE, T61, IA5, BMP, UNIVERSAL])
+    attributes = draw(
+        st.lists(st.tuples(kinds, st.one_of(st.text(max_size=12), st.binary(max_size=12)), tags), max_size=5)
+    )
+    draft.subject = name(*(attribute(kind, value, tag) for kind, value, tag in attributes))
+    moments = st.datetimes(datetime(1950, 1, 1), datetime(9999, 12, 31)).map(lambda m: m.replace(tzinfo=UTC))  # noqa: DTZ001
+    draft.not_before, draft.not_after = time(draw(moments)), time(draw(moments))
+    tag_of_name = st.sampled_from([1, 2, 6, 7, 8])
+    names = draw(st.lists(st.tuples(tag_of_name, st.binary(max_size=200)), max_size=12))
+    assert draft.extensions is not None
+    draft.extensions["names"] = alternative_names(*(context(tag, value) for tag, value in names))
+    draft.extensions["key_usage"] = key_usage(bits(draw(st.binary(min_size=1, max_size=2)), draw(st.integers(0, 7))))
+    draft.extensions["basic_constraints"] = basic_constraints(draw(st.booleans()), draw(st.none() | st.integers(0, 9)))
+    shuffled = draw(st.permutations(sorted(draft.extensions)))
+    kept = shuffled[: draw(st.integers(0, len(shuffled)))]
+    draft.extensions = {key: draft.extensions[key] for key in kept}
+    return draft.certificate(draft.tbs())
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ders=st.lists(certificates(), min_size=1, max_size=4))
+def test_three_readers_agree_on_generated_certificates(decoded: Decoder, ders: list[bytes]) -> None:
+    certs = decoded(ders)
+    assert_spans_inside(certs)
+    assert_walk_agrees_with_lenient(certs)
+    for row, der in enumerate(ders):
+        assert_agrees_with_cryptography(certs, row, der)
 
 
 def mutated(der: bytes, random: Random) -> bytes:

@@ -11,8 +11,7 @@ import pybase64
 import pytest
 
 from certstream.certs.batch import StreamKind, decode
-from certstream.certs.chain import split_chain
-from certstream.ct.rfc6962 import frame_entries, parse_get_entries
+from certstream.ct.rfc6962 import frame_entries, parse_get_entries, split_chain
 from certstream.ct.static_ct import data_tile_path, parse_data_tile
 from certstream.ct.types import EntryBatch, LogInfo
 

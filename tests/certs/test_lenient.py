@@ -9,11 +9,24 @@ from random import Random
 import pytest
 
 from certstream.certs.columns import Certificates
+from certstream.certs.lenient import MOST_NAMES
 from certstream.certs.message import chain_certificates
 from certstream.certs.times import NO_TIME
+from certstream.simulator.certificates import Draft, alternative_names, dns_name, key_usage
+from certstream.simulator.der import bits, sequence
 from certstream.simulator.shapes import SHAPES, UNPARSEABLE, plain_leaf
 
 Decoder = Callable[[Sequence[bytes]], Certificates]
+
+
+def leaf() -> Draft:
+    return plain_leaf("leaf", Random("leaf"))
+
+
+def children_of(element: bytes) -> bytes:
+    """The content of an element whose length may not hold any more."""
+    length = element[1]
+    return element[2 + (length & 0x7F if length > 0x7F else 0) :]
 
 
 def shape(name: str) -> bytes:
@@ -95,6 +108,89 @@ def test_names_of_every_repeated_extension_count(decoded: Decoder) -> None:
     certs = decoded([shape("same-extension-twice")])
     assert not certs.fields.walked[0]
     assert not certs.failures()
+    first, second = certs.dns_names[0][0], certs.dns_names[0][-1]
+    assert not first.startswith(b"second.")
+    assert second.startswith(b"second.")
+
+
+def test_the_last_of_a_repeated_extension_wins(decoded: Decoder) -> None:
+    draft = leaf()
+    assert draft.extensions is not None
+    draft.extensions["again"] = key_usage(bits(b"\x06"))
+    certs = decoded([draft.certificate(draft.tbs())])
+    shown = json.loads(chain_certificates(certs)[0])["extensions"]["keyUsage"]
+    assert shown == "Certificate Signing, CRL Signing"
+
+
+def test_a_missing_serial_number_costs_only_the_serial_number(decoded: Decoder) -> None:
+    draft = leaf()
+    whole = draft.tbs()
+    without = whole.replace(b"\x02" + bytes([len(draft.serial)]) + draft.serial, b"", 1)
+    certs = decoded([draft.certificate(sequence(children_of(without))), draft.certificate(whole)])
+    lost, sound = (json.loads(text) for text in chain_certificates(certs))
+    assert lost["serial_number"] is None
+    for key in ("subject", "issuer", "not_before", "not_after", "extensions"):
+        assert lost[key] == sound[key]
+    assert certs.all_domains[0] == certs.all_domains[1]
+    assert certs.failures() == {"serial_number": 1}
+
+
+def test_a_missing_issuer_costs_only_the_issuer(decoded: Decoder) -> None:
+    draft = leaf()
+    whole = draft.tbs()
+    certs = decoded([draft.certificate(sequence(children_of(whole.replace(draft.issuer.subject, b"", 1))))])
+    assert certs.common_name[0]
+    assert certs.not_before[0] != NO_TIME
+    assert certs.all_domains[0]
+
+
+def test_a_ca_keeps_its_common_name_out_of_the_domains(decoded: Decoder) -> None:
+    certs = decoded([shape("authority")])
+    assert certs.is_ca[0]
+    assert certs.common_name[0]
+    assert certs.common_name[0] not in certs.all_domains[0]
+
+
+def test_an_empty_name_is_no_domain(decoded: Decoder) -> None:
+    draft = leaf()
+    assert draft.extensions is not None
+    draft.extensions["names"] = alternative_names(dns_name(""), dns_name("a.example"))
+    certs = decoded([draft.certificate(draft.tbs())])
+    assert b"" not in certs.all_domains[0]
+    assert certs.all_domains[0][-1] == b"a.example"
+
+
+def test_names_beyond_the_bound_are_counted(decoded: Decoder) -> None:
+    draft = leaf()
+    assert draft.extensions is not None
+    draft.extensions["names"] = alternative_names(*[dns_name(f"{i}.example") for i in range(MOST_NAMES + 1)])
+    certs = decoded([draft.certificate(draft.tbs()), shape("many-names")])
+    assert len(certs.dns_names[0]) == MOST_NAMES
+    assert certs.failures() == {"names": 1}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "text"),
+    [
+        ("sha256-rsa-pss", b"sha256, rsa-pss"),
+        ("ed25519", b"ed25519"),
+        ("dsa-sha256", b"dsa, sha256"),
+        ("unknown", b"unknown"),
+    ],
+)
+def test_signature_algorithms_have_the_names_of_the_format(decoded: Decoder, algorithm: str, text: bytes) -> None:
+    draft = leaf()
+    draft.algorithm = algorithm
+    assert decoded([draft.certificate(draft.tbs())]).signature_algorithm == [text]
+
+
+@pytest.mark.parametrize("zeros", [1, 5, 100, 100_000])
+def test_leading_zeros_of_a_serial_number_cost_nothing(decoded: Decoder, zeros: int) -> None:
+    draft = leaf()
+    draft.serial = bytes(zeros) + b"\x8a\x01"
+    certs = decoded([draft.certificate(draft.tbs()), shape("rsa-leaf")])
+    assert certs.serial_number[0] == b"8A01"
+    assert certs.serial_number[1]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in UNPARSEABLE])

@@ -66,6 +66,7 @@ def test_other_tags_hold_no_time() -> None:
         (b"260301010000+0100", 1772323200),
         (b"260228230000-0100", 1772323200),
         (b"20260301000000Z", 1772323200),
+        (b"202603010000Z", 1772323200),
     ],
 )
 def test_lenient_forms(text: bytes, expected: int) -> None:

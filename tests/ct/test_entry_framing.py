@@ -30,6 +30,7 @@ from certstream.ct.types import (
     EntryBatch,
     LogInfo,
     concat_batches,
+    cut_batch,
     slice_batch,
 )
 from certstream.errors import MalformedError
@@ -230,7 +231,7 @@ META = json.loads((DATA / "checkpoint" / "log.v3.json").read_text())
 def test_real_checkpoint_is_read() -> None:
     head = parse_checkpoint(CHECKPOINT, "rome2026h1.example.org", pybase64.b64decode(META["log_id"]))
     assert head.tree_size == 300
-    assert head.timestamp_ms == META["final_tree_head"]["timestamp"] or head.timestamp_ms > 0
+    assert head.timestamp_ms == META["final_tree_head"]["timestamp"]
     assert pybase64.b64encode(head.root_hash).decode() == META["final_tree_head"]["sha256_root_hash"]
     assert head.signature[:2] == b"\x04\x03"
     assert head.note == CHECKPOINT
@@ -255,6 +256,8 @@ def test_only_the_logs_own_signature_is_taken() -> None:
         (b"300", "٣٠٠".encode()),
         (b"300", b"3_00"),
         (b"300", b"99999999999999999999"),
+        (b"300", b"9999999999999999999"),
+        (b"300", b"9223372036854775808"),
         (b"lCkH", b"!CkH"),
         (b"\n\n", b"\n"),
         (b"\n\n", b"\nextension\n\n"),
@@ -282,6 +285,35 @@ def test_batches_are_cut_and_joined() -> None:
         assert cert_of(again, row) == cert_of(whole, row)
         assert chain_of(again, row) == chain_of(whole, row)
     assert again.timestamp_ms.tolist() == whole.timestamp_ms.tolist()
+
+
+def test_page_is_cut_at_what_was_asked_for() -> None:
+    body = body_of(*[x509_leaf(b"der"), vector(b"")] * 5)
+    assert len(parse_get_entries(LOG, 3, body, most=2)) == 2
+    assert len(parse_get_entries(LOG, 3, body, most=9)) == 5
+
+
+def test_data_tile_is_read_up_to_its_width() -> None:
+    first = parse_data_tile(TILED, 0, TILE).batch
+    leaf = TILE[: int(first.leaf.start[1])]
+    tile = parse_data_tile(TILED, 0, leaf * 300)
+    assert (len(tile.batch), tile.error) == (256, None)
+
+
+@pytest.mark.parametrize("most_bytes", [1, 2_000, 100_000, 10_000_000])
+def test_batch_is_cut_into_consecutive_parts_of_bounded_bytes(most_bytes: int) -> None:
+    whole = parse_data_tile(TILED, 512, TILE).batch
+    parts = list(cut_batch(whole, most_bytes))
+    assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
+    assert (parts[0].start, parts[-1].stop) == (512, 768)
+    sizes = [int(part.chain.stop[-1] - part.leaf.start[0]) for part in parts]
+    assert all(size <= most_bytes or len(part) == 1 for size, part in zip(sizes, parts, strict=True))
+    assert len(parts) == 1 or most_bytes < len(TILE)
+    assert concat_batches(parts).timestamp_ms.tolist() == whole.timestamp_ms.tolist()
+
+
+def test_empty_batch_has_no_parts() -> None:
+    assert list(cut_batch(frame_entries(LOG, 0, []), 100)) == []
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:

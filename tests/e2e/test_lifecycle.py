@@ -21,6 +21,7 @@ from certstream.simulator.log import SimulatedLog
 from tests.e2e.e2e_support import PATIENCE_S, ROOT, Service, Simulate, StartService, options_for
 
 STOPS_IN_S = 2.0
+AN_ORDERLY_END_S = 1.0  # what it takes with a client that does not read
 
 
 async def silent_client(port: int, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -66,15 +67,19 @@ async def test_signal_ends_it_in_two_seconds_with_clients_that_do_not_read(
 
 
 async def test_second_signal_leaves_at_once(start_service: StartService, simulate: Simulate) -> None:
-    log = SimulatedLog("log", initial=10, seed=1)
+    log = SimulatedLog("log", kinds={"rfc6962"}, initial=10, seed=1)
     server = await simulate(log)
     service = await start_service(options_for(server.infos()))
-    _, writer = await silent_client(service.port, "/")  # makes an orderly end take its time
-    log.grow(3000)
+    await service.until_following(*server.infos())
+    _, writer = await silent_client(service.port, "/full-stream")  # makes an orderly end take its time
+    async with service.listen("/full-stream") as client:
+        log.grow(3000)
+        await client.until_index("log rfc6962", 3009)
     service.send(signal.SIGTERM)
     await service.until(lambda line: line["event"] == "stopping")
-    service.send(signal.SIGTERM)
-    assert await service.exit_code() in (0, 128 + signal.SIGTERM)
+    code, seconds = await service.stop(signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert seconds < AN_ORDERLY_END_S
     writer.close()
 
 
@@ -161,17 +166,24 @@ async def test_dry_run_serves_and_connects_to_no_log(start_service: StartService
     assert log.requests.total() == 0
 
 
-async def test_demo_streams_at_once_and_leaves_nothing_behind(tmp_path: Path, start_service: StartService) -> None:
+async def test_demo_streams_at_once_and_leaves_nothing_behind(
+    tmp_path: Path, start_service: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = tmp_path / "certstream_state.json"
     state.write_text('{"logs": {"https://kept.example": {"current_index": 7}}}')
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     service = await start_service({"delta_sink": {"enabled": False}}, "--demo")
     async with service.listen("/full-stream") as client:
         await client.until(lambda: len(client.messages) == 2)
+    assert list(temporary.rglob("certstream_state.json"))
     health = await service.health()
     assert {log["kind"] for log in health["logs"]} == {"rfc6962", "static"}
     assert (await service.stop())[0] == 0
     assert state.read_text() == '{"logs": {"https://kept.example": {"current_index": 7}}}'
-    assert {path.name for path in state.parent.glob("*")} == {"certstream_state.json", "config.yaml"}
+    assert {path.name for path in state.parent.glob("*")} == {"certstream_state.json", "config.yaml", "temporary"}
+    assert not list(temporary.glob("*"))
 
 
 async def test_streaming_loads_neither_pyarrow_nor_deltalake(start_service: StartService) -> None:

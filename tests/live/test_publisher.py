@@ -1,0 +1,123 @@
+"""From entries to messages: for those who listen, in order, all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+
+from certstream.certs.batch import StreamKind
+from certstream.ct.rfc6962 import frame_entries
+from certstream.ct.types import EntryBatch, LogInfo
+from certstream.live.dedup import Deduplicator
+from certstream.live.publisher import Publisher
+from certstream.metrics import Metrics
+from certstream.simulator.log import SimulatedLog
+
+KINDS: tuple[StreamKind, ...] = ("full", "lite", "domains")
+
+
+class Recorder:
+    """Streams that keep what they get."""
+
+    def __init__(self, *wanted: StreamKind) -> None:
+        self.wanted = wanted
+        self.published: dict[StreamKind, list[bytes]] = defaultdict(list)
+        self.examples: dict[StreamKind, bytes] = {}
+
+    def wants(self, kind: StreamKind) -> bool:
+        return kind in self.wanted
+
+    def publish(self, kind: StreamKind, messages: Sequence[bytes]) -> None:
+        self.published[kind] += messages
+
+    def wants_example(self, kind: StreamKind) -> bool:
+        return kind not in self.examples
+
+    def set_example(self, kind: StreamKind, message: bytes) -> None:
+        self.examples[kind] = message
+
+    def indices(self, kind: StreamKind) -> list[int]:
+        return [json.loads(message)["data"]["cert_index"] for message in self.published[kind]]
+
+
+def batch(count: int, *, name: str = "log", start: int = 0, seed: int = 1) -> EntryBatch:
+    log = SimulatedLog(name, seed=seed, initial=start + count, epoch_ms=1_700_000_000_000)
+    entries = [log.entry(index) for index in range(start, start + count)]
+    parts = [part for entry in entries for part in (entry.leaf_input, entry.extra_data)]
+    return frame_entries(LogInfo(name, f"https://{name}.example/", "rfc6962", name), start, parts)
+
+
+def publisher(streams: Recorder, metrics: Metrics | None = None, dedup: Deduplicator | None = None) -> Publisher:
+    return Publisher(streams, metrics or Metrics(), kinds=KINDS, dedup=dedup, wall=lambda: 1_700_000_100.0)
+
+
+@pytest.mark.parametrize("count", [1, 64, 300])
+async def test_every_kind_that_is_wanted_gets_every_entry_in_order(count: int) -> None:
+    streams = Recorder("full", "lite")
+    await publisher(streams).publish(batch(count, start=5))
+    assert streams.indices("full") == streams.indices("lite") == list(range(5, 5 + count))
+    assert not streams.published["domains"]
+
+
+async def test_kinds_that_nobody_listens_to_get_an_example_only() -> None:
+    streams = Recorder("lite")
+    await publisher(streams).publish(batch(20))
+    assert sorted(streams.examples) == ["domains", "full"]
+    assert json.loads(streams.examples["full"])["data"]["cert_index"] == 19
+    assert list(streams.published) == ["lite"]
+
+
+async def test_what_another_log_showed_is_left_out_and_counted() -> None:
+    streams, metrics = Recorder("lite"), Metrics()
+    own = publisher(streams, metrics, Deduplicator(1000, 60, lambda: 0.0))
+    await own.publish(batch(10, name="first"))
+    await own.publish(batch(12, name="second"))
+    assert streams.indices("lite") == [*range(10), 10, 11]
+    exposition = metrics.exposition().decode()
+    assert "certstream_duplicates_filtered_total 10.0" in exposition
+    assert "certstream_entries_published_total 12.0" in exposition
+    assert "certstream_dedup_size 12.0" in exposition
+
+
+async def test_values_that_cannot_be_read_are_counted() -> None:
+    metrics = Metrics()
+    leaf = bytes(2) + (1).to_bytes(8) + b"\0\0" + b"\0\0\4junk" + b"\0\0"
+    entries = frame_entries(LogInfo("x", "https://x.example/", "rfc6962", "x"), 0, [leaf, b"\0\0\0"] * 3)
+    streams = Recorder("full")
+    await publisher(streams, metrics).publish(entries)
+    assert 'certstream_decode_failures_total{kind="certificate"} 3.0' in metrics.exposition().decode()
+    assert streams.indices("full") == [0, 1, 2]
+
+
+def suspends(own: Publisher, entries: EntryBatch) -> bool:
+    """Whether publishing gives the event loop a turn."""
+    coroutine = own.publish(entries)
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return False
+    coroutine.close()
+    return True
+
+
+async def test_only_small_batches_are_decoded_on_the_event_loop() -> None:
+    small, many = batch(64), batch(65)
+    leaf = bytes(2) + (1).to_bytes(8) + b"\0\0" + (300_000).to_bytes(3) + bytes(300_000) + b"\0\0"
+    large = frame_entries(LogInfo("x", "https://x.example/", "rfc6962", "x"), 0, [leaf, b"\0\0\0"])
+    assert not suspends(publisher(Recorder("lite")), small)
+    assert suspends(publisher(Recorder("lite")), many)
+    assert suspends(publisher(Recorder("lite")), large)
+
+
+async def test_cancelled_batch_reaches_nobody() -> None:
+    streams = Recorder("full", "lite")
+    task = asyncio.create_task(publisher(streams).publish(batch(400)))
+    await asyncio.sleep(0)  # it is begun
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not streams.published
