@@ -2,8 +2,9 @@
 
     python -m benchmarks.decode [--entries 1024] [--rounds 40]
 
-Certificates are the 256 precertificates of a real data tile, in each copy with serial numbers of its own; issuers and
-extension values repeat, as they do in a log. Prints CPU µs per entry, the least of all rounds, and what part costs what.
+Certificates are the 256 precertificates of a real data tile, in each copy with serial numbers of its own; issuers
+and extension values repeat, as they do in a log. Prints CPU µs per entry, the least of all rounds, and what part
+costs what.
 """
 
 from __future__ import annotations

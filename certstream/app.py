@@ -44,6 +44,8 @@ from certstream.state import StateStore
 from certstream.stream.hub import Hub
 
 _FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes at most 1 s more
+_LOGS_AHEAD: Final = 2  # logs of one operator that may read ahead with all of fetch_concurrency at the same time
+_LOGS_IN_FLIGHT: Final = 4  # likewise, requests in flight
 _DRY_RUN: Final = "dry run: connected to no log"
 
 log = structlog.get_logger(__name__)
@@ -201,10 +203,12 @@ class Service:
         return Rfc6962Client(self._http, followed.info, settings)
 
     def _advance(self, url: str, index: int, tree_size: int) -> None:
-        if self._state.position(url) is None:
+        known = self._state.position(url)
+        if known is None:
             self._state.begin(url, index, tree_size)
         else:
-            self._state.advance(url, index, tree_size, int(time.time()))
+            took_entries = index > known.current_index
+            self._state.advance(url, index, tree_size, int(time.time()) if took_entries else known.last_success)
 
     def _server(self) -> StreamServer:
         config = self._config
@@ -255,7 +259,12 @@ def fetch_settings(ct_log: CtLogConfig) -> FetchSettings:
     return FetchSettings(
         user_agent=ct_log.user_agent or DEFAULT_USER_AGENT,
         request_timeout_s=ct_log.request_timeout_secs,
-        pace=PaceSettings(rates, _per_second(ct_log.default_operator_rate_limit_ms)),
+        prefetch=_LOGS_AHEAD * ct_log.fetch_concurrency,
+        pace=PaceSettings(
+            rates,
+            _per_second(ct_log.default_operator_rate_limit_ms),
+            in_flight=_LOGS_IN_FLIGHT * ct_log.fetch_concurrency,
+        ),
     )
 
 

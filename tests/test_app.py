@@ -41,6 +41,8 @@ async def test_operator_limits_become_rates_and_0_is_no_limit() -> None:
 
 def test_without_limits_there_is_no_pace_and_the_agent_is_ours() -> None:
     settings = fetch_settings(CtLogConfig())
+    assert (settings.prefetch, settings.pace.in_flight) == (8, 16)
+    assert fetch_settings(CtLogConfig(fetch_concurrency=64)).prefetch >= 64
     assert settings.pace.default_rate_per_s is None
     assert settings.user_agent == DEFAULT_USER_AGENT
     assert fetch_settings(CtLogConfig(user_agent="me/1 (me@example.com)")).user_agent == "me/1 (me@example.com)"

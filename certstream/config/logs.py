@@ -114,7 +114,9 @@ class LogConfig(Section):
     )
     url: Annotated[str, AfterValidator(_checked_url)] = option(..., "Where the log is read.", allowed=_URL)
     key: Annotated[str, AfterValidator(_checked_key)] | None = option(
-        None, "The log's public key; what the log signs is checked with it.", allowed=_KEY
+        None,
+        "The log's public key, from which its id follows. This version reads it and does not verify signatures yet.",
+        allowed=_KEY,
     )
     expected_log_id: str | None = option(
         None, "The log's id; it must be that of `key` where both are set.", allowed=_LOG_ID

@@ -88,6 +88,7 @@ class Publisher:
         await self._give_examples(entries, seen_s, wanted)
         for kind in wanted:
             self._streams.publish(kind, messages[kind])
+        self._metrics.entries_published.inc(len(rows))
         for field, count in failures.items():
             self._metrics.decode_failed(field, count)
 
@@ -97,7 +98,6 @@ class Publisher:
             rows = np.flatnonzero(self._dedup.fresh(batch.sha256, batch.entries.log.base_url)).tolist()
             self._metrics.duplicates_filtered.inc(len(batch) - len(rows))
             self._metrics.dedup_size.set(len(self._dedup))
-        self._metrics.entries_published.inc(len(rows))
         return rows
 
     async def _give_examples(self, entries: EntryBatch, seen_s: float, wanted: Collection[StreamKind]) -> None:
