@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,9 @@ from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.e2e.e2e_support import PATIENCE_S, ROOT, Service, Simulate, StartService, options_for
 
+READ_BY_URLLIB = (
+    "import sys, urllib.request\nfor line in urllib.request.urlopen(sys.argv[1]): sys.stdout.buffer.write(line)"
+)
 STOPS_IN_S = 2.0
 AN_ORDERLY_END_S = 1.0  # what it takes with a client that does not read
 
@@ -198,8 +202,10 @@ async def test_streaming_loads_neither_pyarrow_nor_deltalake(start_service: Star
 
 async def test_aiohttp_and_curl_read_the_same_stream(start_service: StartService) -> None:
     service = await start_service({}, "--demo")
+    # A machine without curl still has a client that knows nothing of this program.
+    command = ["curl", "-sN"] if shutil.which("curl") else [sys.executable, "-u", "-c", READ_BY_URLLIB]
     curl = await asyncio.create_subprocess_exec(
-        "curl", "-sN", f"http://{service.url}/sse?stream=lite", stdout=asyncio.subprocess.PIPE
+        *command, f"http://{service.url}/sse?stream=lite", stdout=asyncio.subprocess.PIPE
     )
     by_curl: dict[tuple[str, int], object] = {}
     by_aiohttp: dict[tuple[str, int], object] = {}
