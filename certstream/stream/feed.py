@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from prometheus_client import Gauge
 
@@ -14,16 +15,18 @@ from certstream.stream.framing import Framing
 DropReason: TypeAlias = Literal["backlog", "total_backlog", "shutdown"]
 
 
-class Chunk(NamedTuple):
+@dataclass(slots=True)
+class Chunk:
     """What one flush sends: whole frames."""
 
     data: bytes
     messages: int
     start: int  # offset of its first byte in the feed
+    waiting: int = 0  # clients behind that need it next
 
 
 class Subscription:
-    """One client of one feed. `seq` is the next chunk it needs, None while it is not behind."""
+    """One client of one feed."""
 
     __slots__ = ("feed", "on_drop", "seq", "transport")
 
@@ -31,7 +34,7 @@ class Subscription:
         self.feed = feed
         self.transport = transport
         self.on_drop = on_drop
-        self.seq: int | None = None
+        self.seq = 0  # of the chunk it needs next, while it is behind
 
 
 class Feed:
@@ -72,11 +75,6 @@ class Feed:
         """Bytes in the ring."""
         return self._offset - self._ring[0].start if self._ring else 0
 
-    @property
-    def held_chunks(self) -> int:
-        """Chunks in the ring."""
-        return len(self._ring)
-
     def backlog_bytes(self) -> int:
         """Bytes that wait for each client, summed; they share the memory, see `held_bytes`."""
         current = sum(subscription.transport.get_write_buffer_size() for subscription in self._current)
@@ -95,6 +93,7 @@ class Feed:
             self._current.remove(subscription)
         elif subscription in self._behind:
             self._behind.remove(subscription)
+            self._next(subscription).waiting -= 1
             self._trim()
         else:
             return
@@ -112,9 +111,11 @@ class Feed:
         for subscription in [*self._current, *self._behind]:
             self.drop(subscription, reason)
 
-    def drop_slowest(self, reason: DropReason) -> None:
-        """Drop the client that is furthest behind; there must be one."""
-        self.drop(max(self._behind, key=self._backlog), reason)
+    def drop_furthest(self, keep_bytes: int, reason: DropReason) -> None:
+        """Drop the clients that are furthest behind: whoever needs more than the newest `keep_bytes` of the ring."""
+        oldest = self._offset - keep_bytes
+        for subscription in [s for s in self._behind if self._next(s).start < oldest]:
+            self.drop(subscription, reason)
 
     def send(self, data: bytes, messages: int) -> None:
         """Send whole frames to all clients; never waits, drops who is over the bound."""
@@ -149,45 +150,45 @@ class Feed:
                 sent += 1
         for subscription in slow:
             subscription.seq = self._ring_seq + len(self._ring) - 1
+        self._ring[-1].waiting += len(slow)
         self._current.difference_update(slow)
         self._behind.update(slow)
         self._count(sent * messages, sent * len(data))
 
     def _catch_up(self, subscription: Subscription) -> None:
-        transport, stop = subscription.transport, self._ring_seq + len(self._ring)
-        while subscription.seq != stop and transport.get_write_buffer_size() <= self._high_water_bytes:
-            chunks = self._next_chunks(subscription)
+        transport, index = subscription.transport, subscription.seq - self._ring_seq
+        self._ring[index].waiting -= 1
+        while index < len(self._ring) and transport.get_write_buffer_size() <= self._high_water_bytes:
+            chunks = self._next_chunks(index)
             transport.writelines([chunk.data for chunk in chunks])
-            subscription.seq = self._position(subscription) + len(chunks)
+            index += len(chunks)
             self._count(sum(chunk.messages for chunk in chunks), sum(len(chunk.data) for chunk in chunks))
-        if subscription.seq == stop:
-            subscription.seq = None
+        if index < len(self._ring):
+            self._ring[index].waiting += 1
+            subscription.seq = self._ring_seq + index
+        else:
             self._behind.remove(subscription)
             self._current.add(subscription)
 
-    def _next_chunks(self, subscription: Subscription) -> list[Chunk]:
-        """Return the chunks that the client needs next: at least one, about `high_water_bytes` at most."""
-        first = last = self._position(subscription) - self._ring_seq
-        size = 0
+    def _next_chunks(self, first: int) -> list[Chunk]:
+        """Return what a client takes at once, from that index of the ring on: about `high_water_bytes` at most."""
+        last, size = first, 0
         while last < len(self._ring) and size < self._high_water_bytes:
             size += len(self._ring[last].data)
             last += 1
         return self._ring[first:last]
 
-    def _position(self, subscription: Subscription) -> int:
-        return self._ring_seq + len(self._ring) if subscription.seq is None else subscription.seq
+    def _next(self, behind: Subscription) -> Chunk:
+        return self._ring[behind.seq - self._ring_seq]
 
-    def _backlog(self, subscription: Subscription) -> int:
-        index = self._position(subscription) - self._ring_seq
-        held = self._offset - self._ring[index].start if index < len(self._ring) else 0
-        return held + subscription.transport.get_write_buffer_size()
+    def _backlog(self, behind: Subscription) -> int:
+        return self._offset - self._next(behind).start + behind.transport.get_write_buffer_size()
 
     def _trim(self) -> None:
-        """Free the chunks that no client behind needs."""
-        stop = self._ring_seq + len(self._ring)
-        first = min(map(self._position, self._behind), default=stop)
-        del self._ring[: first - self._ring_seq]
-        self._ring_seq = first
+        """Free the chunks that no client behind needs; costs no more than what it frees, however many are behind."""
+        first = next((index for index, chunk in enumerate(self._ring) if chunk.waiting), len(self._ring))
+        del self._ring[:first]
+        self._ring_seq += first
 
     def _count(self, messages: int, size: int) -> None:
         self._metrics.messages_sent.inc(messages)

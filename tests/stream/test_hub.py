@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -160,21 +159,6 @@ async def test_what_is_published_in_one_turn_goes_out_in_one_write(hub: Hub, con
     assert await client.read_chunk() == WEBSOCKET.frame(messages(5, size=10))
 
 
-async def test_nothing_waits_longer_than_20_ms_after_a_flush_that_took_long(metrics: Metrics, connect: Connect) -> None:
-    ticks = iter(range(10_000))
-    hub = Hub(metrics, clock=lambda: time.monotonic() + next(ticks))  # every flush seems to take a second
-    client = await connect()
-    attach(hub, client)
-    waits = []
-    for _ in range(10):
-        hub.flush()
-        started = time.monotonic()
-        hub.publish("lite", [b"{}"])
-        await client.read(4)
-        waits.append(time.monotonic() - started)
-    assert min(waits) <= 0.02
-
-
 async def test_a_client_starts_with_what_is_published_after_it_came(hub: Hub, connect: Connect) -> None:
     early, late = await connect(), await connect()
     attach(hub, early)
@@ -295,7 +279,6 @@ async def test_what_is_held_for_a_client_is_freed_when_it_is_detached(hub: Hub, 
     await fall_behind(hub, slow)
     hub.detach(subscription)
     assert hub.held_bytes() == 0
-    assert subscription.feed.held_chunks == 0
 
 
 async def test_what_is_held_for_a_client_is_freed_when_its_connection_breaks(hub: Hub, connect: Connect) -> None:
@@ -316,6 +299,19 @@ async def test_a_broken_connection_does_not_disturb_the_others(hub: Hub, connect
     assert await reader.read(4) == WEBSOCKET.frame([b"{}"])
     hub.detach(subscription)
     assert hub.clients() == 1
+
+
+async def test_what_a_broken_connection_cannot_be_sent_is_not_counted(
+    hub: Hub, metrics: Metrics, connect: Connect
+) -> None:
+    broken, reader = await connect(), await connect()
+    attach(hub, broken)
+    attach(hub, reader)
+    broken.transport.abort()
+    hub.publish("lite", messages(3))
+    await reader.read(3 * 1004)
+    assert value(metrics, "certstream_stream_messages_sent_total", stream="lite") == 3
+    assert value(metrics, "certstream_stream_sent_bytes_total", stream="lite") == 3 * 1004
 
 
 async def test_a_heartbeat_reaches_all_kinds_after_what_was_published_and_is_no_example(
