@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 GRACE_S: Final = 1.0  # from the last bytes queued for a client until its connection is cut
+_CUT_S: Final = 0.2  # until whoever serves a connection has noticed that it was cut
 
 
 class Connections:
@@ -32,11 +33,16 @@ class Connections:
 
     async def close(self, timeout_s: float) -> None:
         """Wait until all connections have ended; cut those that are left after `timeout_s`."""
+        if not await self._ended(timeout_s):
+            for transport in self._open:
+                transport.abort()
+            await self._ended(_CUT_S)
+
+    async def _ended(self, timeout_s: float) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()
-        for transport in self._open:
-            transport.abort()
+        return not self._open
 
 
 def hang_up(transport: asyncio.Transport, *, close: bool = True) -> None:

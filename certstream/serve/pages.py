@@ -25,9 +25,7 @@ class Pages:
         self._hub = hub
         self._health = health
         self._metrics = metrics
-        self._about = "\n".join(
-            ("certstream: Certificate Transparency logs as a live stream", "", *options.endpoints(), "")
-        )
+        self._about = "\n".join((_TITLE, "", *options.endpoints(), ""))
 
     async def about(self, _request: web.Request) -> web.Response:
         """Say what is served, to whoever comes with a browser."""

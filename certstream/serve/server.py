@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from certstream.errors import ConfigError
 from certstream.metrics import Metrics
-from certstream.serve.connections import GRACE_S, Connections
+from certstream.serve.connections import Connections
 from certstream.serve.health import DeepHealth
 from certstream.serve.options import EXAMPLE_PATHS, WEBSOCKET_PATHS, ServeOptions
 from certstream.serve.pages import Pages
@@ -26,7 +26,8 @@ from certstream.stream.hub import KINDS, Hub, StreamKind
 
 _LISTEN_BACKLOG: Final = 4096  # connections not accepted yet; the kernel cuts it to its somaxconn
 _KEEP_ALIVE_S: Final = 75.0  # idle HTTP connections
-_HANDLER_GRACE_S: Final = 0.2
+_STREAMS_GRACE_S: Final = 0.5  # for clients to read their last messages and to answer the close, at shutdown
+_HANDLER_GRACE_S: Final = 0.2  # for other requests, at shutdown
 
 
 class StreamServer:
@@ -94,7 +95,7 @@ class StreamServer:
         self._heartbeat = asyncio.create_task(self._beat(), name="serve:heartbeat")
 
     async def close(self) -> None:
-        """Stop listening, end all streams (WebSocket 1001) and cut what is left; done within two seconds."""
+        """Stop listening, end all streams (WebSocket 1001) and cut what is left; done within a second."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             await asyncio.wait([self._heartbeat])
@@ -103,7 +104,7 @@ class StreamServer:
             await self._site.stop()
             self._site = None
         self._hub.close()
-        await self._connections.close(GRACE_S)
+        await self._connections.close(_STREAMS_GRACE_S)
         await self._runner.cleanup()
 
     async def _beat(self) -> None:
