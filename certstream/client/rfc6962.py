@@ -77,7 +77,7 @@ class Rfc6962Client:
             body = await self._http.get(self._log, path, cap_bytes=JSON_CAP_BYTES)
         except FetchError as exc:
             if exc.status in _SHRINKS and stop - start > 1:
-                self._pages.refused(start, stop)
+                self._pages.refused(start, stop, timed_out=exc.status == "timeout")
             raise
         try:
             batch = parse_get_entries(self._log, start, body, most=stop - start)

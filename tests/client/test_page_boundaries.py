@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certstream.client.pages import Pages
+from certstream.client.pages import RECOVERS_WITHIN, Pages
 
 TREE = 10**9
 
@@ -115,7 +115,119 @@ def test_probing_for_longer_pages_becomes_rare() -> None:
         until = by_boundary(256)(start, stop)
         pages.answered(start, stop, until - start)
         start = until
-    assert probes < 40
+    assert probes < 60
+
+
+def test_a_timeout_is_chance_until_it_comes_again() -> None:
+    pages = Pages(1000)
+    asked = []
+    for _ in range(4):
+        stop = pages.stop(77, TREE)
+        asked.append(stop - 77)
+        pages.refused(77, stop, timed_out=True)
+    assert asked == [1000, 1000, 500, 250]
+
+
+def test_timeouts_of_requests_in_flight_together_are_one() -> None:
+    pages = Pages(1000)
+    for start in (0, 1000, 2000, 3000):
+        pages.refused(start, start + 1000, timed_out=True)
+    assert pages.stop(0, TREE) == 1000
+
+
+def test_a_refused_rest_of_a_tree_does_not_make_pages_tiny_but_shrinks_until_it_is_given() -> None:
+    pages = Pages(1000)
+    pages.refused(980, 1000)
+    assert pages.stop(980, TREE) == 1012
+    asked = []
+    for _ in range(5):
+        stop = pages.stop(980, 1000)
+        asked.append(stop - 980)
+        pages.refused(980, stop)
+    assert asked == [20, 10, 5, 2, 1]
+
+
+def test_a_refusal_leaves_the_boundary_known() -> None:
+    pages = Pages(1024)
+    start = 12_345 + sum(read(pages, by_boundary(256), 12_345, 3))
+    pages.refused(start, start + 256)
+    assert [pages.stop(start, TREE), pages.stop(start + 200, TREE)] == [start + 128, start + 256]
+
+
+def test_pages_of_a_length_that_is_refused_are_asked_for_rarely() -> None:
+    """A log that answers 403 to more than 300 entries: each probe costs a failure."""
+    pages = Pages(1024)
+    start = refusals = answers = 0
+    while answers < 10_000:
+        stop = pages.stop(start, TREE)
+        if stop - start > 300:
+            pages.refused(start, stop)
+            refusals += 1
+        else:
+            pages.answered(start, stop, stop - start)
+            start, answers = stop, answers + 1
+    assert refusals < 25
+    assert start > 256 * 9_900
+
+
+def test_the_patience_of_bad_times_is_forgotten_in_good_ones() -> None:
+    pages = Pages(1024)
+    start = sum(read(pages, by_count(100), 1, 20_000))
+    start += sum(read(pages, by_count(1024), start, RECOVERS_WITHIN))
+    for _ in range(4):
+        pages.refused(start, pages.stop(start, TREE))
+    assert pages.stop(start, TREE) == start + 64
+    assert read(pages, by_count(1024), start, 20)[-1] == 1024
+
+
+def full_page(start: int, most: int, boundary: int) -> int:
+    """Where an answer ends that gives all that the log ever gives."""
+    return min(start + most, start - start % boundary + boundary) if boundary else start + most
+
+
+def mishap(pages: Pages, kind: str, size: int, start: int, most: int, boundary: int) -> int:
+    """Let something happen to the next requests; the position after it."""
+    stop = pages.stop(start, start + size if kind == "tail" else TREE)
+    if kind in ("refused", "timeout"):
+        pages.refused(start, stop, timed_out=kind == "timeout")
+        return start
+    for _ in range(size if kind == "good" else 1):
+        stop = pages.stop(start, start + size if kind == "tail" else TREE)
+        until = min(full_page(start, most, boundary), stop, start + size if kind == "short" else TREE)
+        pages.answered(start, stop, until - start)
+        start = until
+    return start
+
+
+@settings(deadline=None)
+@given(
+    start=st.integers(0, 10**6),
+    most=st.integers(1, 2000),
+    max_page=st.integers(1, 1024),
+    boundary=st.sampled_from([0, 32, 256, 1024]),
+    mishaps=st.lists(
+        st.tuples(
+            st.sampled_from(["refused", "timeout", "short", "tail", "good"]),
+            st.sampled_from([1, 7, 8, 16, 32, 100, 128, 1024]) | st.integers(1, 2000),
+        ),
+        max_size=40,
+    ),
+)
+def test_whatever_went_wrong_a_well_behaved_log_is_soon_back_at_its_full_pages(
+    start: int, most: int, max_page: int, boundary: int, mishaps: list[tuple[str, int]]
+) -> None:
+    pages = Pages(max_page)
+    for kind, size in mishaps:
+        start = mishap(pages, kind, size, start, most, boundary)
+    for _ in range(RECOVERS_WITHIN):
+        start = mishap(pages, "good", 1, start, most, boundary)
+    begin_full = start
+    for _ in range(400):
+        start = mishap(pages, "good", 1, start, most, boundary)
+    best, position = 0, begin_full
+    while position < start:
+        position, best = full_page(position, min(most, max_page), boundary), best + 1
+    assert 400 <= best * 1.05 + 10, "requests of the same entries, at the fewest"
 
 
 @given(
