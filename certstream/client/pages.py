@@ -34,7 +34,12 @@ class Pages:
         self._timed_out_at = -1  # start of the last request that timed out, if none was answered since
         self._patience = self._left = _FIRST_PROBE  # full answers from probe to probe, and until the next one
         self._confirmed = 0  # probes in a row that ended on the boundary
-        self.settled = False  # the last answer was as long as asked for: worth asking ahead
+        self._whole = False  # the last answer was as long as asked for
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is worth asking ahead. Not for a probe: what is asked for behind it begins where none may end."""
+        return self._whole and self._left > 0
 
     def stop(self, start: int, end: int) -> int:
         """Where a request from `start` should end, `end` (past `start`) at most."""
@@ -45,9 +50,9 @@ class Pages:
     def answered(self, start: int, stop: int, count: int) -> None:
         """The request for [start, stop) was answered with `count` (at least 1) entries."""
         self._timed_out_at = -1
-        self.settled = count >= stop - start
+        self._whole = count >= stop - start
         surpassed = self._correct(start, count)
-        if not self.settled:
+        if not self._whole:
             self._short(start, count)
         elif stop - start >= self._limit or stop % self._boundary == 0:
             self._left = max(0, self._left - 1)
@@ -58,7 +63,7 @@ class Pages:
 
     def refused(self, start: int, stop: int, *, timed_out: bool = False) -> None:
         """The answer to [start, stop) was too large for the log, for our cap, or maybe for the time it may take."""
-        self.settled = False
+        self._whole = False
         self._probe_failed()
         if timed_out and start != self._timed_out_at:  # once is chance: it may be any stall
             self._timed_out_at = start
