@@ -15,17 +15,18 @@ import os
 import shutil
 import socket
 import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import orjson
 import structlog
 
 from certstream.errors import StateError, StorageError
 
-SAVE_INTERVAL_S = 1.0
+SAVE_INTERVAL_S: Final = 1.0
 _VERSION = 1
 _FIELDS = ("current_index", "tree_size", "last_success", "start_index")
 
@@ -45,8 +46,8 @@ class LogPosition:
 class StateStore:
     """The positions of all logs, in memory and in one file that this process alone writes.
 
-    `async with` opens and closes it. `run()` saves what changed, at most once a second; closing saves the rest. All
-    methods but `save` belong to the event loop's thread. A save that fails is logged once and tried again; meanwhile
+    `async with` opens and closes it. `run()` saves what changed, at most once in SAVE_INTERVAL_S; closing saves the
+    rest. All methods belong to the event loop's thread. A save that fails is logged once and tried again; meanwhile
     `save_error` says why. With `path` None nothing is kept.
     """
 
@@ -55,11 +56,11 @@ class StateStore:
         path: Path | None,
         *,
         recovery: Literal["fail", "fresh"] = "fail",
-        save_interval_s: float = SAVE_INTERVAL_S,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._file = None if path is None else _StateFile(Path(os.path.realpath(path)))
         self._recovery = recovery
-        self._save_interval_s = save_interval_s
+        self._sleep = sleep
         self._document: dict[str, Any] = {}
         self._logs: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}  # URL without trailing slash → key in the file
@@ -126,16 +127,12 @@ class StateStore:
     def advance(self, url: str, current_index: int, tree_size: int, last_success: int) -> None:
         """Move a log's position on: everything before `current_index` has gone out; `last_success` in Unix s.
 
-        Raises ValueError for a position behind the one that is known: going back is `rewind`.
+        Raises ValueError for a position behind the one that is known.
         """
         known = self.position(url)
         if known is not None and current_index < known.current_index:
             raise ValueError(f"{url} stands at {known.current_index} and cannot advance to {current_index}")
         self._update(url, current_index=current_index, tree_size=tree_size, last_success=last_success)
-
-    def rewind(self, url: str, current_index: int) -> None:
-        """Set a log's position back on purpose, so that its entries are read again."""
-        self._update(url, current_index=current_index)
 
     def _key(self, url: str) -> str:
         base = url.rstrip("/")
@@ -152,26 +149,21 @@ class StateStore:
         self._changed.set()
 
     async def run(self) -> None:
-        """Save whenever something changed, at most once in a save interval, until cancelled."""
+        """Save whenever something changed, at most once in SAVE_INTERVAL_S, until cancelled."""
         while True:
             await self._changed.wait()
             self._changed.clear()
             if not await asyncio.to_thread(self._try_save, *self._snapshot()):
                 self._changed.set()
-            await asyncio.sleep(self._save_interval_s)
-
-    def save(self) -> None:
-        """Write the file now if anything changed. Raises StorageError; the old file then stands unharmed."""
-        self._write(*self._snapshot())
+            await self._sleep(SAVE_INTERVAL_S)
 
     def _snapshot(self) -> tuple[int, bytes]:
         document = {**self._document, "version": _VERSION, "logs": self._logs}
         return self._changes, orjson.dumps(document, option=orjson.OPT_INDENT_2)
 
     def _write(self, changes: int, content: bytes) -> None:
-        with (
-            self._writing
-        ):  # a save that was cancelled goes on in its thread: never two at once, never an older one last
+        # A save that was cancelled goes on in its thread: never two at once, never an older one last.
+        with self._writing:
             if self._file is None or changes <= self._saved:
                 return
             self._file.write(content)
@@ -182,7 +174,7 @@ class StateStore:
             self._write(changes, content)
         except StorageError as exc:
             if self.save_error is None:
-                log.error("state cannot be saved, trying again", error=str(exc))  # noqa: TRY400 -- no bug, no trace
+                log.error("state cannot be saved", error=str(exc))  # noqa: TRY400 -- no bug, no trace
             self.save_error = str(exc)
             return False
         if self.save_error is not None:
