@@ -30,6 +30,7 @@ SMALL_CAP_BYTES: Final = 2**20  # tree heads, checkpoints, issuers
 
 DEFAULT_USER_AGENT: Final = f"certstream-server/{__version__} (+https://pypi.org/project/certstream-server/)"
 
+_UNANSWERED: Final = frozenset({"timeout", "connection"})  # all other failures came with an answer, and not a 429
 _READ_BUFFER_BYTES: Final = 2**20
 _EXCERPT_CAP_BYTES: Final = 64 * 2**10  # of an error's body, read so that its connection lives on
 _EXCERPT_CHARS: Final = 160
@@ -46,7 +47,9 @@ class FetchSettings:
     request_timeout_s: float = 30.0  # a whole request, connecting and body included
     connect_timeout_s: float = 10.0
     stall_timeout_s: float = 15.0  # without a byte
-    prefetch: int = 8  # answers in hand or in flight per operator, beyond one per log
+    # Answers in hand or in flight per operator, beyond one per log. A log that reads alone has at most `prefetch` + 1
+    # requests in flight, whatever ReadSettings.fetch_concurrency says, and all together at most `pace.in_flight`.
+    prefetch: int = 8
     pace: PaceSettings = field(default_factory=PaceSettings)
 
 
@@ -131,7 +134,7 @@ class HttpClient:
                 raise RateLimitedError(f"{log.name}: {url}: {exc}", retry_after_s=exc.retry_after_s) from exc
             except FetchError as exc:
                 metrics.request(exc.status)
-                if exc.status.isdigit():
+                if exc.status not in _UNANSWERED:
                     pacer.answered(admitted_at)
                 raise FetchError(f"{log.name}: {url}: {exc}", status=exc.status) from exc
             metrics.request("200")

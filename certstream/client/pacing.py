@@ -24,7 +24,8 @@ RECOVERY_S: Final = 10.0  # without a 429, until the rate rises by RECOVERY_FACT
 RECOVERY_FACTOR: Final = 1.25
 RELEASE_FACTOR: Final = 4.0  # an unconfigured limit ends at this multiple of the rate that was refused
 _BURST_S: Final = 0.5  # the bucket holds what this time brings, at least one token
-_MEASURED: Final = 64  # requests that the refused rate is measured over
+_MEASURED_S: Final = 2.0  # that the refused rate is measured over: idle polls before it say nothing
+_MEASURED: Final = 4096  # requests in that time that are counted at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,9 @@ class PaceSettings:
 
     rates_per_s: Mapping[str, float | None] = field(default_factory=dict)  # by operator name; None: no limit
     default_rate_per_s: float | None = None  # of operators not named; None: no limit
-    in_flight: int = 16  # requests at a time to one operator
+    # Requests at a time to one operator, for all its logs together. Fewer than the logs that read at the same time
+    # times ReadSettings.fetch_concurrency let that have no effect; see also FetchSettings.prefetch.
+    in_flight: int = 16
 
 
 class Pacer:
@@ -110,8 +113,9 @@ class Pacer:
 
     def _slow_down(self, now: float) -> None:
         current = self._measured_rate(now)
-        self._refused = current if self._rate is None else min(current, self._rate)
-        self._rate = max(MIN_RATE_PER_S, self._refused / 2)
+        refused = current if self._rate is None else min(current, self._rate)
+        self._rate = max(MIN_RATE_PER_S, refused / 2)
+        self._refused = 2 * self._rate  # with the floor: a rate that nobody set is no measure
         self._changed_at = self._slowed_at = now
         self._admitted.clear()
 
@@ -126,9 +130,10 @@ class Pacer:
 
     def _measured_rate(self, now: float) -> float:
         """Requests per second lately; of a single one 1, as nothing was measured."""
-        if len(self._admitted) < 2:
+        count = sum(1 for at in self._admitted if now - at <= _MEASURED_S)
+        if count < 2:
             return 1.0 if self._rate is None else self._rate
-        return len(self._admitted) / max(now - self._admitted[0], 0.1)
+        return count / _MEASURED_S
 
     def _pause(self, retry_after_s: float | None) -> float:
         if retry_after_s is not None and retry_after_s > 0:

@@ -165,6 +165,59 @@ async def test_a_429_holds_the_operator_and_a_later_request_waits_it_out() -> No
         assert http.clock.monotonic() - before >= 120
 
 
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ({"status": 500}, "500"),
+        ({"status": 404}, "404"),
+        ({"body": b"\x1f\x8bgarbage"}, "body"),
+        ({"body": bytes(5000)}, "too_large"),
+        ({"status": 302, "headers": {"Location": "/log/a"}}, "redirect"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_an_operator_that_answers_otherwise_than_429_is_no_longer_slowed(
+    answer: dict[str, object], status: str
+) -> None:
+    answers = [answering(status=429)] + [answering(**answer)] * 200
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await answers.pop(0)(request)
+
+    async with served(handler) as log, client() as http:
+        pacer = http.pacing.of("op")
+        with pytest.raises(RateLimitedError):
+            await http.get(log, "a")
+        assert pacer.rate_per_s == 0.5
+        for _ in range(30):
+            with pytest.raises(FetchError) as caught:
+                await http.get(log, "a", cap_bytes=4000)
+            assert caught.value.status == status
+        assert (pacer.rate_per_s or 100) > 0.5
+
+
+async def test_an_operator_that_does_not_answer_stays_slowed() -> None:
+    first = True
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal first
+        if first:
+            first = False
+            return web.Response(status=429)
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with served(handler) as log, client() as http:
+        with pytest.raises(RateLimitedError):
+            await http.get(log, "a")
+        for _ in range(30):
+            with pytest.raises(FetchError) as caught:
+                await http.get(log, "a")
+            assert caught.value.status == "connection"
+        assert http.pacing.of("op").rate_per_s == 0.5
+
+
 async def test_a_log_that_nobody_listens_for_is_named() -> None:
     async with client() as http:
         log = log_at(f"http://127.0.0.1:{unused_port()}")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 
 import pytest
 
+from certstream.client.clock import Clock
 from certstream.client.pacing import (
     MAX_PAUSE_S,
     MAX_UNASKED_PAUSE_S,
@@ -64,21 +66,26 @@ async def test_rates_are_taken_by_operator_name(time: FakeTime) -> None:
 
 async def test_requests_in_flight_are_bounded_and_admitted_in_order(time: FakeTime) -> None:
     pacer = make_pacer(time, in_flight=2)
-    release = asyncio.Event()
+    second = asyncio.Event()
     order: list[int] = []
+    inside: set[int] = set()
+    together = 0
 
     async def hold(number: int) -> None:
+        nonlocal together
         async with pacer.turn():
             order.append(number)
-            await release.wait()
+            inside.add(number)
+            together = max(together, len(inside))
+            if number == 1:
+                second.set()
+            await second.wait()
+            inside.remove(number)
 
     async with asyncio.TaskGroup() as group:
         for number in range(5):
             group.create_task(hold(number))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert order == [0, 1]
-        release.set()
+    assert together == 2
     assert order == [0, 1, 2, 3, 4]
 
 
@@ -171,6 +178,110 @@ async def test_an_answer_to_a_request_from_before_the_429_speeds_up_nothing(time
     time.now_s += 100
     pacer.answered(early)
     assert pacer.rate_per_s == rate
+
+
+async def test_idle_polls_before_a_429_are_no_measure_of_the_rate_that_was_refused(time: FakeTime) -> None:
+    pacer = make_pacer(time)
+    for _ in range(60):
+        await request(pacer)
+        time.now_s += 10
+    for _ in range(40):
+        admitted = await request(pacer)
+    pacer.limited(admitted, None)
+    assert pacer.rate_per_s == pytest.approx(10, rel=0.05)
+
+
+async def test_a_rate_at_the_floor_is_left_by_steps_from_the_floor(time: FakeTime) -> None:
+    pacer = make_pacer(time)
+    for _ in range(50):
+        pacer.limited(await request(pacer), None)
+    rates: list[float] = []
+    while (rate := pacer.rate_per_s) is not None:
+        rates.append(rate)
+        time.now_s += RECOVERY_S
+        pacer.answered(await request(pacer))
+    assert rates[0] == MIN_RATE_PER_S
+    assert rates[-1] > 6 * MIN_RATE_PER_S, "released clear of the rate that held, not of one below it"
+
+
+class JumpingSelector(selectors.DefaultSelector):
+    """Waits for nothing: time goes on to when the event loop would wake."""
+
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        self.now_s += 0 if ready else timeout or 0
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop where sleeping takes no time."""
+
+    def __init__(self) -> None:
+        self._jumping = JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.now_s
+
+
+class Operator:
+    """Admits `allowed` requests per second and bursts of twice that; counts those that it answered."""
+
+    def __init__(self, allowed: float) -> None:
+        self.allowed = allowed
+        self.answered_at: list[float] = []
+        self._tokens = 2 * allowed
+        self._filled_at = 0.0
+
+    def admits(self, now: float) -> bool:
+        self._tokens = min(2 * self.allowed, self._tokens + (now - self._filled_at) * self.allowed)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        self.answered_at.append(now)
+        return True
+
+
+async def catch_up(operator: Operator, idle_s: float, busy_s: float, retry_after_s: float | None) -> float:
+    """Poll for `idle_s`, then read with four requests at a time; requests answered per second of reading."""
+    now = asyncio.get_running_loop().time
+    pacer = Pacer(PaceSettings(), "op", Clock(monotonic=now, wall=now, sleep=asyncio.sleep, random=lambda: 0.5))
+
+    async def ask() -> bool:
+        async with pacer.turn() as admitted_at:
+            await asyncio.sleep(0.05)
+            if operator.admits(now()):
+                pacer.answered(admitted_at)
+                return True
+            pacer.limited(admitted_at, retry_after_s)
+            return False
+
+    async def read() -> None:
+        while now() < idle_s:
+            await ask()
+            await asyncio.sleep(min(40, idle_s - now()) if now() < idle_s else 0)
+        while now() < idle_s + busy_s:
+            if not await ask():
+                await asyncio.sleep(1)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(read())
+    return sum(at >= idle_s for at in operator.answered_at) / busy_s
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 1.0])
+@pytest.mark.parametrize("idle_s", [0, 600])
+@pytest.mark.parametrize("allowed", [2, 5, 20])
+def test_what_an_operator_allows_is_mostly_used_also_after_a_long_idle_time(
+    allowed: float, idle_s: float, retry_after_s: float | None
+) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        used = runner.run(catch_up(Operator(allowed), idle_s, 600, retry_after_s))
+    assert used >= 0.75 * allowed
 
 
 async def test_a_cancelled_wait_gives_its_place_back(time: FakeTime) -> None:
