@@ -32,13 +32,18 @@ class LogClient(Protocol):
     def log(self) -> LogInfo:
         """The log that is read."""
 
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the log's operator takes requests again, as a 429 to any of its logs asked for; mostly 0."""
+
     async def head(self) -> TreeHead:
         """Return the log's newest word on its tree, unverified. Raises FetchError."""
 
     def readable(self, position: int, tree_size: int) -> Readable:
         """Say how far to read now, with everything before `position` read and a tree of `tree_size` leaves.
 
-        Ask after each head: the time that entries may be held back counts from the first head that covers them.
+        Ask after each head: the time that entries may be held back counts from the first head that covers them, and
+        `tree_size` is what is believed from then on, whatever larger sizes heads gave.
         """
 
     def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:

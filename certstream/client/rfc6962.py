@@ -31,6 +31,11 @@ class Rfc6962Client:
         """The log that is read."""
         return self._log
 
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the log's operator takes requests again."""
+        return self._http.pacing.of(self._log.operator).paused_s
+
     async def head(self) -> TreeHead:
         """Return the signed tree head, unverified. Raises FetchError."""
         body = await self._http.get(self._log, "ct/v1/get-sth")

@@ -35,7 +35,7 @@ class StaticClient:
         self._log = log
         self._issuers = issuers
         self._settings = settings
-        self._tree_size = 0  # the largest that the log gave: how wide its last tile is
+        self._tree_size = 0  # how wide its last tile is: the largest that the log gave, or what `readable` was told
         self._settled = False  # the last tile was there: worth asking ahead
         self._kept: dict[int, DataTile] = {}  # by tile index
         self._held = (-1, 0.0)  # first index held back, and when a head first covered it
@@ -44,6 +44,11 @@ class StaticClient:
     def log(self) -> LogInfo:
         """The log that is read."""
         return self._log
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the log's operator takes requests again."""
+        return self._http.pacing.of(self._log.operator).paused_s
 
     async def head(self) -> TreeHead:
         """Return the checkpoint, unverified. Raises FetchError."""
@@ -57,6 +62,7 @@ class StaticClient:
 
     def readable(self, position: int, tree_size: int) -> Readable:
         """Full tiles at once; a partial tile when its first unread entry was held back for as long as it may be."""
+        self._tree_size = tree_size
         full = tree_size - tree_size % TILE_WIDTH
         unread = max(position, full)
         if unread >= tree_size:

@@ -40,6 +40,7 @@ class Condition:
         self._trouble: Literal["degraded", "unhealthy"] | None = None
         self._successes = 0
         self.catching_up = False
+        self.beyond = False  # the position lies beyond the tree: it answers, and there is nothing to read
         self.attempts = 0  # that failed in a row
 
     @property
@@ -47,6 +48,8 @@ class Condition:
         """The worst of what holds."""
         if self._trouble is not None:
             return self._trouble
+        if self.beyond:
+            return "degraded"
         if self._limited:
             return "rate_limited"
         if not self._answered:

@@ -14,6 +14,7 @@ from certstream.client.clock import Clock
 from certstream.ct.types import EntryBatch, LogInfo, TreeHead, cut_batch
 from certstream.errors import FetchError, LogMisbehaviourError, RateLimitedError
 from certstream.live.condition import Condition, TailSettings
+from certstream.live.heads import Heads
 from certstream.metrics import LogMetrics, LogState
 
 Start: TypeAlias = Literal["head", "beginning"] | int
@@ -23,6 +24,7 @@ Advance: TypeAlias = Callable[[int, int], None]
 PART_BYTES: Final = 4 << 20  # of entries published at a time: their decoding takes memory in proportion
 
 _IDLE_FACTOR: Final = 1.5
+_PAUSE_SHOWN_S: Final = 5.0  # a shorter pause of the operator is no state of its logs
 
 _EVENTS: Final[dict[LogState, str]] = {
     "starting": "starting to follow log",
@@ -34,6 +36,8 @@ _EVENTS: Final[dict[LogState, str]] = {
     "stopped": "stopped following log",
 }
 
+_WELL: Final[frozenset[LogState]] = frozenset({"starting", "following", "catching_up"})
+
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -44,7 +48,7 @@ class TailStatus:
     log: LogInfo
     state: LogState
     position: int | None  # next index to read; None before the first tree head
-    tree_size: int | None  # of the largest head; None before the first
+    tree_size: int | None  # of the largest head that is believed; None before the first
     lag_entries: int | None
     lag_s: float | None  # age of the newest entry read: now where more is to be read, else when it was read
     last_success_s: float | None  # Unix time of the last good answer
@@ -54,8 +58,9 @@ class TailStatus:
 class Tailer:
     """Follows one log from `position`, or from where `start` says if that is None.
 
-    Each batch goes to `publish`; once that returned, `advance(position, tree_size)` is called, as it is for each
-    larger tree head. Nothing else moves the position: no failure, no smaller tree head.
+    Each batch goes to `publish`; once that returned, `advance(position, tree_size)` is called, as it is whenever the
+    tree's size changes. Nothing else moves the position: no failure, no tree head. `tree_size` is what the last run
+    knew, shown until the first head comes.
     What `publish` and `advance` raise ends `run`; running again goes on with the same batch.
     """
 
@@ -81,8 +86,7 @@ class Tailer:
         self._condition = Condition(self._settings)
         self._position = position
         self._start = start
-        self._tree_size = tree_size
-        self._head: TreeHead | None = None
+        self._heads = Heads(tree_size)
         self._head_is_smaller = False
         self._poll_s = self._settings.poll_interval_s
         self._state: LogState = "starting"
@@ -92,25 +96,21 @@ class Tailer:
         self._last_error: str | None = None
         self._publishing = False
         self._stopping = False
+        metrics.lag_seconds.set_function(lambda: self._lag_s() or 0.0)  # at each scrape: it grows while a log is stuck
 
     @property
     def log(self) -> LogInfo:
         """The log that is followed."""
         return self._client.log
 
-    @property
-    def head(self) -> TreeHead | None:
-        """The largest tree head of this run, as the log gave it; None before the first."""
-        return self._head
-
     def status(self) -> TailStatus:
         """Say how the log is doing."""
-        known = self._position is not None and (self._head is not None or self._tree_size > 0)
+        known = self._position is not None and (self._last_success_s is not None or self._heads.tree_size > 0)
         return TailStatus(
             log=self.log,
-            state=self._state,
+            state="rate_limited" if self._state in _WELL and self._is_paused() else self._state,
             position=self._position,
-            tree_size=self._tree_size if known else None,
+            tree_size=self._heads.tree_size if known else None,
             lag_entries=self._lag_entries() if known else None,
             lag_s=self._lag_s(),
             last_success_s=self._last_success_s,
@@ -143,6 +143,9 @@ class Tailer:
 
     async def _attempt(self) -> float:
         """One round; the seconds to wait after it."""
+        if self._is_paused():
+            self._condition.limited()
+            self._note_state()
         try:
             return await self._round()
         except RateLimitedError as exc:
@@ -162,7 +165,7 @@ class Tailer:
         grew = self._take_head(await self._client.head())
         position = self._position
         assert position is not None
-        readable = self._client.readable(position, self._tree_size)
+        readable = self._client.readable(position, self._heads.tree_size)
         stop = min(readable.stop, position - position % self._settings.round_entries + self._settings.round_entries)
         self._condition.catching_up = readable.stop - position > self._settings.catching_up_entries
         if position < stop:
@@ -175,34 +178,54 @@ class Tailer:
         return delay_s if readable.wait_s is None else min(delay_s, readable.wait_s)
 
     def _take_head(self, head: TreeHead) -> bool:
-        """Remember the head if it is none smaller than before; whether the tree grew."""
+        """Learn from the head how long the tree is; whether it grew."""
         self._last_success_s = self._clock.wall()
-        if head.tree_size < self._tree_size:
-            self._note_smaller_head(head)
-            self._begin()
-            return False
-        self._head, self._head_is_smaller = head, False
-        grew = head.tree_size > self._tree_size
-        self._tree_size = head.tree_size
-        if not self._begin() and grew:
+        known = self._heads.tree_size
+        given_up = self._heads.take(head.tree_size, self._position, self._clock.monotonic())
+        if given_up is not None:
+            self._note_given_up(given_up)
+        self._note_smaller_head(head)
+        self._note_beyond(head)
+        size = self._heads.tree_size
+        if not self._begin() and size != known:
             self._moved()
-        return grew
+        self._set_gauges()
+        return size > known
 
     def _begin(self) -> bool:
         """Decide where to start, if that is open still; whether it was."""
         if self._position is not None:
             return False
-        starts = {"head": self._tree_size, "beginning": 0}
+        starts = {"head": self._heads.tree_size, "beginning": 0}
         self._position = starts[self._start] if isinstance(self._start, str) else self._start
         self._moved()
         return True
 
     def _note_smaller_head(self, head: TreeHead) -> None:
         # Frontends of one log lag behind each other; the next look mostly meets another one.
-        self._metrics.error("SmallerTreeHead")
-        if not self._head_is_smaller:
-            self._head_is_smaller = True
-            logger.debug("log gave a smaller tree head", log=self.log.name, size=head.tree_size, known=self._tree_size)
+        known, before = self._heads.tree_size, self._head_is_smaller
+        self._head_is_smaller = head.tree_size < known
+        if self._head_is_smaller:
+            self._metrics.error("SmallerTreeHead")
+            if not before:
+                logger.debug("log gave a smaller tree head", log=self.log.name, size=head.tree_size, known=known)
+
+    def _note_given_up(self, tree_size: int) -> None:
+        known = self._heads.tree_size
+        self._metrics.error("TreeHeadGivenUp")
+        self._last_error = f"{self.log.name}: a tree head of {tree_size} entries, and after it only heads up to {known}"
+        logger.warning("log's larger tree head is given up", log=self.log.name, given_up=tree_size, tree_size=known)
+
+    def _note_beyond(self, head: TreeHead) -> None:
+        """Say it once when the position turns out to lie beyond the tree."""
+        before, self._condition.beyond = self._condition.beyond, self._heads.beyond
+        if self._heads.beyond and not before:
+            self._metrics.error("PositionBeyondTree")
+            self._last_error = (
+                f"{self.log.name}: position {self._position} is beyond the log's tree of {head.tree_size} entries: "
+                f"if the log was created anew, or the state file or its `start` is wrong, stop the service, remove "
+                f"{self.log.base_url} from the state file or correct `start`, and start it again"
+            )
 
     async def _read(self, start: int, stop: int) -> None:
         async with aclosing(self._client.batches(start, stop)) as batches:
@@ -236,20 +259,24 @@ class Tailer:
 
     def _moved(self) -> None:
         assert self._position is not None
-        self._advance(self._position, self._tree_size)
-        self._metrics.position.set(self._position)
-        self._metrics.tree_size.set(self._tree_size)
+        self._advance(self._position, self._heads.tree_size)
+        self._set_gauges()
+
+    def _set_gauges(self) -> None:
+        self._metrics.position.set(self._position or 0)
+        self._metrics.tree_size.set(self._heads.tree_size)
         self._metrics.lag_entries.set(self._lag_entries())
-        if (lag_s := self._lag_s()) is not None:
-            self._metrics.lag_seconds.set(lag_s)
 
     def _lag_entries(self) -> int:
-        return max(0, self._tree_size - (self._position or 0))
+        return max(0, self._heads.tree_size - (self._position or 0))
 
     def _lag_s(self) -> float | None:
-        if self._newest_s is None or self._position is None or self._position >= self._tree_size:
+        if self._newest_s is None or self._position is None or self._position >= self._heads.tree_size:
             return self._age_s
         return max(0.0, self._clock.wall() - self._newest_s)
+
+    def _is_paused(self) -> bool:
+        return self._client.paused_s >= _PAUSE_SHOWN_S
 
     def _next_poll(self, *, active: bool) -> float:
         shortest = self._settings.poll_interval_s
@@ -267,5 +294,7 @@ class Tailer:
         self._metrics.state(state)
         bad = state in ("degraded", "unhealthy")
         say = logger.warning if bad else logger.info
-        why = {"error": self._last_error} if bad or state == "rate_limited" else {}
+        why: dict[str, object] = {"error": self._last_error} if bad else {}
+        if state == "rate_limited":  # itself, or another log of the operator
+            why = {"operator": self.log.operator, "paused_s": round(self._client.paused_s, 1)}
         say(_EVENTS[state], log=self.log.name, url=self.log.base_url, state=state, position=self._position, **why)

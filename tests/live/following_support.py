@@ -38,6 +38,7 @@ class Follower:
         self.states: list[LogState] = []
         self.begun: list[int] = []  # first index of each batch that publishing began with
         self.fails_on: int | None = None  # index whose batch cannot be published
+        self.may_shrink = False  # the tree, as far as it is believed
         self.hold: asyncio.Event | None = None  # that publishing waits for
         self._waiting: list[asyncio.Future[None]] = []
         self.tailer = Tailer(
@@ -73,7 +74,7 @@ class Follower:
     def advance(self, position: int, tree_size: int) -> None:
         if self.moves:
             assert position == (self.batches[-1].stop if self.batches else self.moves[0][0])
-            assert tree_size >= self.moves[-1][1]
+            assert tree_size >= self.moves[-1][1] or self.may_shrink
         self.moves.append((position, tree_size))
         self.notify()
 
