@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -19,8 +19,9 @@ MISSING_S: Final = 300.0  # until an issuer that a log did not give is asked for
 ATTEMPTS: Final = 3
 _FIRST_DELAY_S: Final = 0.5
 _MAX_DELAY_S: Final = 5.0
-_PATIENCE_S: Final = 20.0  # after which no further attempt begins
-_RATE_LIMITED_ATTEMPTS: Final = 5
+_PATIENCE_S: Final = 20.0  # for all issuers of one `resolve` together, after which no further attempt begins
+_AT_ONCE: Final = 4  # requests of one `resolve` at a time: other logs of the operator wait behind no more
+_PACED_ROUNDS: Final = 3  # that the pace ended in a row without giving anything, until entries go out all the same
 _MISSING_MAX: Final = 10_000
 
 
@@ -29,6 +30,7 @@ class IssuerCache:
 
     What a log does not give after `ATTEMPTS` is left out and counted, and not asked of that log for `MISSING_S`:
     an issuer that is gone must hold no log. At most 10,000 such are remembered, the oldest forgotten first.
+    A 429 says nothing of an issuer, see `resolve`.
     """
 
     def __init__(self, http: HttpClient, *, cache_bytes: int = CACHE_BYTES) -> None:
@@ -40,12 +42,13 @@ class IssuerCache:
         self._known: OrderedDict[bytes, bytes] = OrderedDict()
         self._missing: OrderedDict[tuple[str, bytes], float] = OrderedDict()  # base_url and SHA-256 → asked again at
         self._locks: dict[tuple[str, bytes], _CountedLock] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
+        self._paced: dict[str, int] = {}  # base_url → rounds in a row that the pace ended without giving anything
 
     async def resolve(self, log: LogInfo, fingerprints: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Return the DER of those fingerprints that are known or that `log` gives; the others are left out."""
+        """Return the DER of those fingerprints that are known or that `log` gives; the others are left out.
+
+        Raises RateLimitedError where the operator's pace left some unanswered.
+        """
         found: dict[bytes, bytes] = {}
         wanted: list[bytes] = []
         for fingerprint in fingerprints:
@@ -61,37 +64,60 @@ class IssuerCache:
         return found
 
     async def _fetch_all(self, log: LogInfo, wanted: list[bytes]) -> dict[bytes, bytes]:
+        unknown = [fingerprint for fingerprint in wanted if not self._is_missing(log, fingerprint)]
+        queue, found = deque(unknown), dict[bytes, bytes]()
+        give_up_at = self._clock.monotonic() + _PATIENCE_S
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                (fingerprint, group.create_task(self._fetch_once(log, fingerprint), name=f"issuer:{log.name}"))
-                for fingerprint in wanted
-                if not self._is_missing(log, fingerprint)
-            ]
-        return {fingerprint: der for fingerprint, task in tasks if (der := task.result()) is not None}
+            for _ in range(min(_AT_ONCE, len(unknown))):
+                group.create_task(self._work(log, queue, found, give_up_at), name=f"issuer:{log.name}")
+        left = [each for each in unknown if each not in found and not self._is_missing(log, each)]
+        self._check_pace(log, found=len(found), left=len(left))
+        self._metrics.issuers_unresolved.inc(len(left))
+        return found
 
-    async def _fetch_once(self, log: LogInfo, fingerprint: bytes) -> bytes | None:
+    async def _work(self, log: LogInfo, queue: deque[bytes], found: dict[bytes, bytes], give_up_at: float) -> None:
+        while queue and self._clock.monotonic() < give_up_at:
+            fingerprint = queue.popleft()
+            der = await self._fetch_once(log, fingerprint, give_up_at)
+            if der is not None:
+                found[fingerprint] = der
+
+    def _check_pace(self, log: LogInfo, *, found: int, left: int) -> None:
+        # What loses least while the operator asks for a slower pace is to wait and ask again: whatever else would be
+        # read must wait for the same pace, the data tile is kept, and what was found so far is known then. Only an
+        # operator that never gives its issuers must hold no log: after some rounds without any, entries go out.
+        pacer = self._http.pacing.of(log.operator)
+        if not left or (pacer.rate_per_s is None and not pacer.paused_s):
+            self._paced.pop(log.base_url, None)
+            return
+        rounds = self._paced[log.base_url] = 0 if found else self._paced.get(log.base_url, 0) + 1
+        if rounds <= _PACED_ROUNDS:
+            raise RateLimitedError(
+                f"{log.name}: {left} issuers wait for the pace of {log.operator}", retry_after_s=None
+            )
+
+    async def _fetch_once(self, log: LogInfo, fingerprint: bytes, give_up_at: float) -> bytes | None:
         """Fetch one issuer; who asks for it meanwhile, at a log of the same operator, waits for the same answer."""
         async with self._lock((log.operator, fingerprint)):
             der = self._look_up(fingerprint)
             if der is None and not self._is_missing(log, fingerprint):
-                der = await self._fetch_patiently(log, fingerprint)
-                if der is None:
-                    self._note_missing(log, fingerprint)
-                else:
+                der = await self._fetch_patiently(log, fingerprint, give_up_at)
+                if der is not None:
                     self._keep(fingerprint, der)
             return der
 
-    async def _fetch_patiently(self, log: LogInfo, fingerprint: bytes) -> bytes | None:
-        failures = limited = 0
-        give_up_at = self._clock.monotonic() + _PATIENCE_S
-        while failures < ATTEMPTS and limited < _RATE_LIMITED_ATTEMPTS:
+    async def _fetch_patiently(self, log: LogInfo, fingerprint: bytes, give_up_at: float) -> bytes | None:
+        failures = 0
+        pacer = self._http.pacing.of(log.operator)
+        while self._clock.monotonic() + pacer.paused_s < give_up_at:
             try:
                 return await self._fetch(log, fingerprint)
             except RateLimitedError:
-                limited += 1  # the operator's pace makes the next attempt wait
+                continue  # the operator's pace makes the next attempt wait
             except FetchError:
                 failures += 1
-                if failures == ATTEMPTS or self._clock.monotonic() >= give_up_at:
+                if failures == ATTEMPTS:
+                    self._note_missing(log, fingerprint)
                     break
                 await self._clock.sleep(self._clock.backoff(failures, _FIRST_DELAY_S, _MAX_DELAY_S))
         return None
