@@ -43,7 +43,7 @@ from certstream.signals import Signals
 from certstream.state import StateStore
 from certstream.stream.hub import Hub
 
-_FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes at most 1 s more
+_FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes about 0.5 s more
 _LOGS_AHEAD: Final = 2  # logs of one operator that may read ahead with all of fetch_concurrency at the same time
 _LOGS_IN_FLIGHT: Final = 4  # likewise, requests in flight
 _DRY_RUN: Final = "dry run: connected to no log"

@@ -25,7 +25,7 @@ READ_BY_URLLIB = (
     "import sys, urllib.request\nfor line in urllib.request.urlopen(sys.argv[1]): sys.stdout.buffer.write(line)"
 )
 STOPS_IN_S = 2.0
-AN_ORDERLY_END_S = 1.0  # what it takes with a client that does not read
+AN_ORDERLY_END_S = 0.5  # what it takes with a client that does not read
 
 
 async def silent_client(port: int, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
