@@ -106,9 +106,12 @@ async def test_429s_hold_the_entries_of_a_log_while_they_last_and_make_no_issuer
         assert reader.time.now_s - before < 20, "what is left of a pause is no attempt's business"
         assert reader.http.pacing.of("Simulator").paused_s > 0
         log.faults.remove(fault)
-        await client.head()  # which waits the pause out
-        batches, error = await taken(client, 0, 256)
-        assert error is None
+        rounds = 0
+        while error is not None:
+            rounds += 1
+            await client.head()  # which waits the pause out
+            batches, error = await taken(client, 0, 256)
+        assert rounds <= 3, "each goes on where the last one ended"
         assert first_issuer(log) in batches[0].issuers
         assert reader.counted("certstream_issuers_unresolved_total") == 0
     assert log.requests["tile/data/000"] == 1
