@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Final
 
 from certstream.client.base import Readable, ReadSettings
 from certstream.client.flights import Flights
@@ -13,6 +14,19 @@ from certstream.client.issuers import IssuerCache
 from certstream.ct.static_ct import DataTile, data_tile_path, fingerprints, parse_checkpoint, parse_data_tile
 from certstream.ct.types import TILE_WIDTH, EntryBatch, LogInfo, TreeHead, concat_batches, slice_batch
 from certstream.errors import FetchError, MalformedError
+
+_BROKEN_DOWNLOADS: Final = 5  # of a broken data tile in short order: it may be a cache's or a proxy's doing
+_BROKEN_AGAIN_S: Final = 300.0  # from then on between downloads
+
+
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A data tile whose framing breaks, as it was downloaded last."""
+
+    tile: DataTile
+    width: int
+    downloads: int
+    again_at: float  # monotonic seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +41,8 @@ class StaticClient:
     """A LogClient for static-ct logs.
 
     A data tile is kept from its arrival until all its entries were taken, so that no failure makes it come twice:
-    at most `settings.fetch_concurrency` full ones, and only while they are being read.
+    at most `settings.fetch_concurrency` full ones, and only while they are being read. One that is broken is kept as
+    well, and downloaded again at long intervals after the first few.
     """
 
     def __init__(self, http: HttpClient, log: LogInfo, issuers: IssuerCache, settings: ReadSettings) -> None:
@@ -38,6 +53,7 @@ class StaticClient:
         self._tree_size = 0  # how wide its last tile is: the largest that the log gave, or what `readable` was told
         self._settled = False  # the last tile was there: worth asking ahead
         self._kept: dict[int, DataTile] = {}  # by tile index
+        self._broken: dict[int, _Broken] = {}  # likewise
         self._held = (-1, 0.0)  # first index held back, and when a head first covered it
 
     @property
@@ -94,7 +110,7 @@ class StaticClient:
                     self._release(start)
                 if error is not None:
                     self._settled = False
-                    raise error
+                    raise error.with_traceback(None)  # it may be raised again
         finally:
             await flights.close()
 
@@ -135,6 +151,18 @@ class StaticClient:
     async def _download(self, index: int, stop: int) -> DataTile:
         """Fetch the tile that holds [.., stop), as wide as the tree has it."""
         width = min(TILE_WIDTH, max(stop, self._tree_size) - index * TILE_WIDTH)
+        broken, now = self._broken.get(index), self._http.clock.monotonic()
+        downloads = broken.downloads if broken and broken.width == width else 0
+        if broken and downloads and now < broken.again_at:
+            return broken.tile
+        tile = await self._download_new(index, width)
+        self._broken.pop(index, None)
+        if tile.error is not None:
+            again_at = now if downloads + 1 < _BROKEN_DOWNLOADS else now + _BROKEN_AGAIN_S
+            self._broken[index] = _Broken(tile, width, downloads + 1, again_at)
+        return tile
+
+    async def _download_new(self, index: int, width: int) -> DataTile:
         try:
             tile = await self._download_width(index, width)
         except FetchError as exc:
@@ -153,12 +181,12 @@ class StaticClient:
         tile = parse_data_tile(self._log, first, body)
         batch, error = tile.batch, tile.error
         if len(batch) < width:
-            error = self._broken(path, error or MalformedError(f"{len(batch)} entries in a tile of {width}"))
+            error = self._malformed(path, error or MalformedError(f"{len(batch)} entries in a tile of {width}"))
         else:
             batch, error = slice_batch(batch, first, first + width), None
         return DataTile(batch, error)
 
-    def _broken(self, path: str, cause: MalformedError) -> MalformedError:
+    def _malformed(self, path: str, cause: MalformedError) -> MalformedError:
         error = MalformedError(f"{self._log.name}: {self._log.base_url}/{path}: {cause}")
         error.__cause__ = cause
         return error
@@ -168,3 +196,5 @@ class StaticClient:
         last = position // TILE_WIDTH + self._settings.fetch_concurrency
         kept = (item for item in sorted(self._kept.items()) if position < item[1].batch.stop and item[0] <= last)
         self._kept = dict(islice(kept, self._settings.fetch_concurrency + 1))
+        broken = (item for item in sorted(self._broken.items()) if position // TILE_WIDTH <= item[0] <= last)
+        self._broken = dict(islice(broken, self._settings.fetch_concurrency + 1))

@@ -277,6 +277,49 @@ async def test_a_tile_whose_framing_breaks_gives_the_entries_up_to_the_break_and
         assert whole_up_to(log, batches, 700) == 1500
 
 
+async def test_a_tile_that_stays_broken_is_kept_and_downloaded_again_now_and_then() -> None:
+    log = make_log(512)
+    fault = log.faults.add(Fault(FaultKind.UNKNOWN_TYPE, index=300))
+    async with reading(log) as reader:
+        client = reader.client(log, "static")
+        position = 0
+        for _ in range(120):  # half a minute each: an hour
+            batches, error = await taken(client, position, 512)
+            position = whole_up_to(log, batches, position)
+            assert isinstance(error, MalformedError)
+            assert data_tile_path(1) in str(error)
+            await reader.time.sleep(30)
+        assert position == 300
+        assert tiles(log)[data_tile_path(1)] == pytest.approx(5 + 3600 / 300, abs=1)
+        log.faults.remove(fault)
+        await reader.time.sleep(300)
+        batches, error = await taken(client, 300, 512)
+        assert error is None
+        assert whole_up_to(log, batches, 300) == 512
+        assert isinstance(client, StaticClient)
+        assert client._broken == {}
+
+
+async def test_a_broken_partial_tile_is_downloaded_at_once_when_it_is_wider() -> None:
+    log = make_log(200)
+    fault = log.faults.add(Fault(FaultKind.UNKNOWN_TYPE, index=100))
+    async with reading(log) as reader:
+        client = reader.client(log, "static")
+        position = 0
+        for _ in range(20):
+            await client.head()
+            batches, error = await taken(client, position, 200)
+            position = whole_up_to(log, batches, position)
+            assert isinstance(error, MalformedError)
+        assert tiles(log) == {data_tile_path(0, 200): 5}
+        log.faults.remove(fault)
+        log.grow(20)
+        await client.head()
+        batches, error = await taken(client, 100, 220)
+        assert error is None
+        assert whole_up_to(log, batches, 100) == 220
+
+
 async def test_entries_before_a_break_are_read_as_if_there_was_none() -> None:
     log = make_log(256)
     log.faults.add(Fault(FaultKind.UNKNOWN_TYPE, index=200))
