@@ -97,10 +97,16 @@ async def test_stopping_finishes_the_batch_in_hand_and_begins_no_other() -> None
         supervisor = Supervisor([follower.tailer], reader.time.clock)
         running = asyncio.create_task(supervisor.run())
         await follower.until(lambda: follower.begun == [0])
-        stopping = asyncio.create_task(supervisor.stop(5))
-        await asyncio.sleep(0)
-        follower.hold.set()
-        await stopping
+        hold = follower.hold
+        stop = follower.tailer.stop
+
+        def stop_and_let_go() -> bool:
+            publishing = stop()
+            hold.set()
+            return publishing
+
+        follower.tailer.stop = stop_and_let_go  # type: ignore[method-assign]
+        await supervisor.stop(5)
         await running
         assert follower.check(0) == 100
         assert follower.begun == [0]
@@ -144,9 +150,8 @@ async def test_stopping_waits_for_no_log_that_stalls_sleeps_or_crashed() -> None
 async def test_without_logs_it_runs_until_it_is_stopped() -> None:
     supervisor = Supervisor([])
     running = asyncio.create_task(supervisor.run())
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert not running.done()
+    _, pending = await asyncio.wait([running], timeout=0.05)
+    assert pending == {running}
     await supervisor.stop(1)
     await running
     assert supervisor.statuses() == []
@@ -160,3 +165,34 @@ async def test_stopped_before_it_ran_it_starts_nothing() -> None:
         await supervisor.stop(1)
         await supervisor.run()
         assert log.endpoints.total() == 0
+
+
+async def test_a_tailer_that_crashes_while_it_is_stopped_is_not_started_again() -> None:
+    log = make_log("one", 500)
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "rfc6962", batch_size=100)
+        follower.hold, follower.fails_on = asyncio.Event(), 0
+        supervisor = Supervisor([follower.tailer], reader.time.clock)
+        running = asyncio.create_task(supervisor.run())
+        await follower.until(lambda: follower.begun == [0])
+        hold, crashed = follower.hold, follower.tailer.crashed
+        stop = follower.tailer.stop
+
+        def stop_and_let_go() -> bool:
+            publishing = stop()
+            hold.set()
+            return publishing
+
+        slept_at_crash: list[int] = []
+
+        def crash(error: Exception) -> None:
+            slept_at_crash.append(len(reader.time.slept))
+            crashed(error)
+
+        follower.tailer.stop = stop_and_let_go  # type: ignore[method-assign]
+        follower.tailer.crashed = crash  # type: ignore[method-assign]
+        await supervisor.stop(5)
+        await running
+        assert slept_at_crash == [len(reader.time.slept)], "crashed once, and nothing was waited for after it"
+        assert follower.begun == [0]
+        assert follower.position == 0

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import asyncio
 
-from certstream.ct.types import LogKind
+import pytest
+from structlog.testing import capture_logs
+
+from certstream.ct.types import EntryBatch, LogKind
 from certstream.live.condition import TailSettings
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
@@ -110,3 +113,90 @@ async def test_catching_up_is_a_state_and_looks_at_the_head_now_and_then(kind: L
         assert follower.check(100) == 3000
         assert log.endpoints["get-sth"] + log.endpoints["checkpoint"] >= 3
         assert follower.batches[0].stop <= 1024
+
+
+async def test_a_log_whose_operator_is_paused_for_another_shows_it() -> None:
+    log = make_log(50)
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "rfc6962")
+        pauses = [300.0]
+
+        def pause() -> None:
+            if follower.position == 50 and pauses:
+                reader.http.pacing.of("Simulator").limited(reader.time.now_s, pauses.pop())
+            follower.notify()
+
+        reader.time.on_sleep = pause
+        with capture_logs() as lines:
+            async with follower.running():
+                await follower.until_read(50)
+                await follower.until(lambda: not pauses)
+                log.grow(5)
+                await follower.until_read(55)
+                await follower.until(lambda: follower.state == "following")
+        assert follower.states == ["starting", "rate_limited", "following"]
+        assert reader.time.now_s >= 1300
+        assert follower.check(0) == 55
+        assert reader.counted("certstream_log_requests_total", log="followed", status="429") == 0
+    said = [line for line in lines if line.get("state") == "rate_limited"]
+    assert [(line["log_level"], line["operator"], line["paused_s"]) for line in said] == [("info", "Simulator", 300)]
+
+
+async def test_a_pause_of_the_operator_shows_while_a_log_waits_in_the_middle_of_reading() -> None:
+    log = make_log(500)
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "rfc6962", batch_size=100)
+        follower.hold = asyncio.Event()
+        async with follower.running():
+            await follower.until(lambda: follower.begun == [0])
+            before = state(follower)
+            reader.http.pacing.of("Simulator").limited(reader.time.now_s, 300)
+            assert (before, state(follower)) == ("starting", "rate_limited")
+            follower.hold.set()
+            await follower.until_read(500)
+            await follower.until(lambda: follower.state == "following")
+        assert follower.check(0) == 500
+
+
+async def test_the_lag_in_seconds_grows_while_a_log_is_stuck() -> None:
+    log = make_log(600)
+    log.faults.add(Fault(FaultKind.UNKNOWN_TYPE, index=300))
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "static", partial_tile_wait_s=0)
+        async with follower.running():
+            await follower.until(lambda: follower.state == "degraded")
+            before, at_s = reader.counted("certstream_log_lag_seconds", log="followed"), reader.time.now_s
+            await follower.until(lambda: reader.time.now_s > at_s + 100)
+            after = reader.counted("certstream_log_lag_seconds", log="followed")
+            assert after - before == pytest.approx(reader.time.now_s - at_s)
+        assert follower.check(0) == 300
+
+
+def state(follower: Follower) -> str:
+    return follower.state
+
+
+class Noting(Follower):
+    """Notes the state before each batch."""
+
+    noted: dict[int, str]
+
+    async def publish(self, batch: EntryBatch) -> None:
+        self.noted[batch.start] = self.state
+        await super().publish(batch)
+
+
+async def test_batches_that_arrive_make_a_log_healthy_before_all_of_them_are_read() -> None:
+    log = make_log(1000)
+    settings = TailSettings(retry_max_attempts=1, healthy_threshold=3)
+    fault = log.faults.add(Fault(FaultKind.SERVER_ERROR))
+    async with reading(log) as reader:
+        follower = Noting(reader, log, "rfc6962", settings=settings, batch_size=100, fetch_concurrency=1)
+        follower.noted = {}
+        async with follower.running():
+            await follower.until(lambda: follower.state == "degraded")
+            log.faults.remove(fault)
+            await follower.until_read(1000)
+        assert [follower.noted[start] for start in (0, 100, 200)] == ["degraded"] * 3
+        assert {follower.noted[start] for start in range(300, 1000, 100)} == {"following"}
+        assert follower.check(0) == 1000
