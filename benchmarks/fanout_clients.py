@@ -57,10 +57,11 @@ class Load:
 
 @dataclass
 class Probe:
-    """Reads every frame. `clock` is the one that the messages' `seen` was taken from."""
+    """Reads every frame. `clock` is the one that `seen` was taken from; indices rise in all, or `by_source`."""
 
     sock: socket.socket
     clock: Callable[[], float]
+    by_source: bool
     received: int = 0  # bytes
     closed: bool = False
     messages: int = 0
@@ -101,7 +102,7 @@ class Probe:
         published = _PUBLISHED.search(message)
         if published is None:
             raise SystemExit(f"not a message of the benchmark: {message[:100]!r}")
-        index, stamp_s, source = int(published[1]), float(published[2]), published[3]
+        index, stamp_s, source = int(published[1]), float(published[2]), published[3] if self.by_source else b""
         self.latencies_s.append(now - stamp_s)
         self.out_of_order += index != self._last.get(source, index - 1) + 1
         self._last[source] = index
@@ -135,16 +136,18 @@ def main() -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("--path", default="/")
     parser.add_argument("--clock", choices=("monotonic", "wall"), default="monotonic")
+    parser.add_argument("--by-source", action="store_true")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     sockets = [connect(args.port, args.path) for _ in range(args.count)]
+    clock = time.time if args.clock == "wall" else time.monotonic
     report: dict[str, object]
     if args.role == "load":
         loads = [Load(sock) for sock in sockets]
         first, last = read_all(loads)
         report = {"bytes": [client.received for client in loads]}
     else:
-        probes = [Probe(sock, time.time if args.clock == "wall" else time.monotonic) for sock in sockets]
+        probes = [Probe(sock, clock, args.by_source) for sock in sockets]
         first, last = read_all(probes)
         report = {
             "messages": [probe.messages for probe in probes],

@@ -98,7 +98,7 @@ def measure(stream: str, clients: int, rate: float, logs: int, seconds: float) -
         simulator, urls = start_logs(logs, rate)
         service, port = start_service(Path(directory), urls)
         time.sleep(SETTLE_S)
-        more = ["--path", PATHS[stream], "--clock", "wall"]
+        more = ["--path", PATHS[stream], "--clock", "wall", "--by-source"]
         readers = [
             spawn([sys.executable, str(CLIENTS), role, str(port), str(count), *more])
             for role, count in (("load", clients - PROBES), ("probe", PROBES))
