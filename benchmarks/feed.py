@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -51,14 +52,21 @@ def usage(pid: int) -> Usage:
     return Usage(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), rss_mb)
 
 
-def start_logs(count: int, rate: float) -> tuple[subprocess.Popen[str], list[str]]:
-    """Start `count` RFC 6962 logs that grow by `rate` entries/s together; their URLs."""
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def start_logs(port: int, count: int, rate: float) -> subprocess.Popen[str]:
+    """Start `count` RFC 6962 logs that grow by `rate` entries/s together, and wait until they serve."""
     logs = [part for i in range(count) for part in ("--log", f"log{i}=rfc6962")]
-    flags = ["--port", "0", "--rate", str(rate / count), "--publish-interval", "0.25", "--initial", "100"]
+    flags = ["--port", str(port), "--rate", str(rate / count), "--publish-interval", "0.25", "--initial", "100"]
     process = spawn([sys.executable, "-m", "certstream.simulator.cli", *logs, *flags])
     assert process.stdout is not None
-    printed: dict[str, Any] = json.loads(process.stdout.readline())
-    return process, [log["url"] for log in printed["logs"]]
+    process.stdout.readline()
+    return process
 
 
 def start_service(directory: Path, urls: Sequence[str]) -> tuple[subprocess.Popen[str], int]:
@@ -67,7 +75,7 @@ def start_service(directory: Path, urls: Sequence[str]) -> tuple[subprocess.Pope
         "host": "127.0.0.1",
         "port": 0,
         "log_format": "json",
-        "ct_log": {"poll_interval_ms": 250},
+        "ct_log": {"poll_interval_ms": 250, "retry_initial_delay_ms": 250, "retry_max_delay_ms": 250},
         "streams": {"heartbeat_interval_secs": 3600},
         "custom_logs": [{"name": f"log{i}", "url": url, "operator": f"o{i}"} for i, url in enumerate(urls)],
     }
@@ -85,6 +93,12 @@ def start_service(directory: Path, urls: Sequence[str]) -> tuple[subprocess.Pope
     raise SystemExit("the service did not start")
 
 
+def connected(port: int) -> int:
+    """Clients that the service has."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/deep") as answer:
+        return int(json.load(answer)["active_connections"])
+
+
 def spawn(command: list[str]) -> subprocess.Popen[str]:
     """Start a part in a process of its own."""
     return subprocess.Popen(
@@ -95,14 +109,17 @@ def spawn(command: list[str]) -> subprocess.Popen[str]:
 def measure(stream: str, clients: int, rate: float, logs: int, seconds: float) -> str:
     """Run one case; returns its line of the table."""
     with tempfile.TemporaryDirectory() as directory:
-        simulator, urls = start_logs(logs, rate)
+        log_port = free_port()
+        urls = [f"http://127.0.0.1:{log_port}/log{i}/rfc6962/" for i in range(logs)]
         service, port = start_service(Path(directory), urls)
-        time.sleep(SETTLE_S)
         more = ["--path", PATHS[stream], "--clock", "wall", "--by-source"]
         readers = [
             spawn([sys.executable, str(CLIENTS), role, str(port), str(count), *more])
             for role, count in (("load", clients - PROBES), ("probe", PROBES))
         ]
+        while connected(port) < clients:
+            time.sleep(0.05)
+        simulator = start_logs(log_port, logs, rate)  # only now: a client that still connects others reads nothing
         time.sleep(SETTLE_S)
         before = [usage(process.pid) for process in (service, simulator)]
         time.sleep(seconds)
