@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from certstream.client.http import HttpClient
 from certstream.ct.types import EntryBatch, LogInfo, TreeHead
+from certstream.errors import FetchError, MalformedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +55,29 @@ class LogClient(Protocol):
         LogMisbehaviourError where the log gives no more: what was yielded before stands, nothing else moved.
         Close the generator (`aclosing`) to drop what is in flight.
         """
+
+
+class HttpReader:
+    """What reading a log over HTTP has in common, whatever the protocol."""
+
+    def __init__(self, http: HttpClient, log: LogInfo) -> None:
+        self._http = http
+        self._log = log
+
+    @property
+    def log(self) -> LogInfo:
+        """The log that is read."""
+        return self._log
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the log's operator takes requests again."""
+        return self._http.pacing.of(self._log.operator).paused_s
+
+    async def _fetch_head(self, path: str, parse: Callable[[bytes], TreeHead]) -> TreeHead:
+        """The tree head at `path`, unverified. Raises FetchError."""
+        body = await self._http.get(self._log, path)
+        try:
+            return parse(body)
+        except MalformedError as exc:
+            raise FetchError(f"{self._log.name}: {self._log.base_url}/{path}: {exc}", status="body") from exc

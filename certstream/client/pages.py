@@ -102,10 +102,8 @@ class Pages:
     def _learn(self, start: int, count: int) -> None:
         end = start + count
         power = end & -end  # the largest power of two that the answer ended on
-        if (
-            max(_BOUNDARY, count) <= power <= max(_LAST_BOUNDARY, self._max_page)
-        ):  # maybe the rest of a longer page; the next answer will tell
-            self._boundary = power
+        if max(_BOUNDARY, count) <= power <= max(_LAST_BOUNDARY, self._max_page):
+            self._boundary = power  # maybe the end of a longer page still: the next answers will tell
         elif start % count == 0 and (count >= _CREDIBLE or count == self._suspect):
             self._boundary = count
         elif count == self._suspect:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from certstream.client.base import Readable, ReadSettings
+from certstream.client.base import HttpReader, Readable, ReadSettings
 from certstream.client.flights import Flights
 from certstream.client.http import JSON_CAP_BYTES, HttpClient
 from certstream.client.pages import Pages
@@ -17,32 +17,17 @@ from certstream.errors import FetchError, MalformedError
 _SHRINKS: Final = frozenset({"403", "413", "too_large", "timeout"})
 
 
-class Rfc6962Client:
+class Rfc6962Client(HttpReader):
     """A LogClient for classic logs. `settings.fetch_concurrency` requests at most are in flight."""
 
     def __init__(self, http: HttpClient, log: LogInfo, settings: ReadSettings) -> None:
-        self._http = http
-        self._log = log
+        super().__init__(http, log)
         self._concurrency = settings.fetch_concurrency
         self._pages = Pages(settings.batch_size)
 
-    @property
-    def log(self) -> LogInfo:
-        """The log that is read."""
-        return self._log
-
-    @property
-    def paused_s(self) -> float:
-        """Seconds until the log's operator takes requests again."""
-        return self._http.pacing.of(self._log.operator).paused_s
-
     async def head(self) -> TreeHead:
         """Return the signed tree head, unverified. Raises FetchError."""
-        body = await self._http.get(self._log, "ct/v1/get-sth")
-        try:
-            return parse_sth(body)
-        except MalformedError as exc:
-            raise FetchError(f"{self._log.name}: {self._log.base_url}/ct/v1/get-sth: {exc}", status="body") from exc
+        return await self._fetch_head("ct/v1/get-sth", parse_sth)
 
     def readable(self, position: int, tree_size: int) -> Readable:
         """Everything may be read at once."""

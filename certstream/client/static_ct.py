@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from certstream.client.base import Readable, ReadSettings
+from certstream.client.base import HttpReader, Readable, ReadSettings
 from certstream.client.flights import Flights
 from certstream.client.http import TILE_CAP_BYTES, HttpClient
 from certstream.client.issuers import IssuerCache
@@ -37,7 +37,7 @@ class _Piece:
     error: MalformedError | None
 
 
-class StaticClient:
+class StaticClient(HttpReader):
     """A LogClient for static-ct logs.
 
     A data tile is kept from its arrival until all its entries were taken, so that no failure makes it come twice:
@@ -46,8 +46,7 @@ class StaticClient:
     """
 
     def __init__(self, http: HttpClient, log: LogInfo, issuers: IssuerCache, settings: ReadSettings) -> None:
-        self._http = http
-        self._log = log
+        super().__init__(http, log)
         self._issuers = issuers
         self._settings = settings
         self._tree_size = 0  # how wide its last tile is: the largest that the log gave, or what `readable` was told
@@ -56,23 +55,10 @@ class StaticClient:
         self._broken: dict[int, _Broken] = {}  # likewise
         self._held = (-1, 0.0)  # first index held back, and when a head first covered it
 
-    @property
-    def log(self) -> LogInfo:
-        """The log that is read."""
-        return self._log
-
-    @property
-    def paused_s(self) -> float:
-        """Seconds until the log's operator takes requests again."""
-        return self._http.pacing.of(self._log.operator).paused_s
-
     async def head(self) -> TreeHead:
         """Return the checkpoint, unverified. Raises FetchError."""
-        body = await self._http.get(self._log, "checkpoint")
-        try:
-            head = parse_checkpoint(body, self._log.origin, self._log.log_id)
-        except MalformedError as exc:
-            raise FetchError(f"{self._log.name}: {self._log.base_url}/checkpoint: {exc}", status="body") from exc
+        log = self._log
+        head = await self._fetch_head("checkpoint", lambda body: parse_checkpoint(body, log.origin, log.log_id))
         self._tree_size = max(self._tree_size, head.tree_size)
         return head
 
