@@ -17,28 +17,31 @@ PACKAGE = ROOT / "certstream"
 _DECODING = {"errors", "ct", "certs"}
 _READING = {*_DECODING, "metrics", "client"}
 _SERVICE = {*_READING, "config", "live", "logging_setup", "serve", "signals", "simulator", "state", "stream"}
+_ARCHIVE = {"archive", "backfill", "intervals", "locks"}
 # Every part, and the parts that it may import beside itself
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ct": {"errors"},
+    "intervals": {"ct"},
+    "locks": {"errors"},
     "certs": {"errors", "ct"},
     "metrics": {"errors"},
     "signals": {"errors"},
     "config": {"errors", "ct"},
     "logging_setup": {"errors", "config"},
-    "state": {"errors"},
+    "state": {"errors", "locks"},
     "client": {*_DECODING, "metrics"},
     "live": _READING,
-    "backfill": _READING,
+    "backfill": {*_READING, "intervals"},
     "stream": {"errors", "metrics"},
     "serve": {"errors", "metrics", "stream"},
-    "archive": {*_DECODING, "metrics"},
+    "archive": {*_DECODING, "intervals", "locks", "metrics"},
     "simulator": _DECODING,
-    "app": {*_SERVICE, "archive", "backfill"},
-    "cli": {*_SERVICE, "archive", "backfill", "app"},
+    "app": {*_SERVICE, *_ARCHIVE},
+    "cli": {*_SERVICE, *_ARCHIVE, "app"},
     "__main__": {"cli"},
 }
-PURE = ("ct", "certs")
+PURE = ("ct", "certs", "intervals")
 IMPURE = {"aiohttp", "asyncio", "os", "pathlib", "random", "secrets", "socket", "structlog", "threading", "time"}
 
 
