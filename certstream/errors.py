@@ -61,4 +61,19 @@ class InvalidProofError(LogMisbehaviourError):
 
 
 class StorageError(CertstreamError):
-    """The disk or the store failed; keep the data and try again."""
+    """The disk or the store failed; keep the data and try again.
+
+    `kind` is a word of a bounded set, fit for a metric's label: `disk_full`, `conflict` (other writers were faster
+    each time), `schema` (what is there is not ours to write) or `storage` for all else.
+    """
+
+    def __init__(self, message: str, *, kind: str = "storage") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class TableError(StorageError):
+    """A table's columns, layout or place are not what this program may write to; the operator must look at it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, kind="schema")

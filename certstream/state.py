@@ -10,10 +10,8 @@ it), `.prev` (the generation before) and, while it is written, `.tmp`.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import shutil
-import socket
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import orjson
 import structlog
 
 from certstream.errors import StateError, StorageError
+from certstream.locks import FileLock
 
 SAVE_INTERVAL_S: Final = 1.0
 _VERSION = 1
@@ -188,37 +187,18 @@ class _StateFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock_fd: int | None = None
+        self._lock = FileLock(self._beside(".lock"), subject=path, error=StateError)
 
     def _beside(self, suffix: str) -> Path:
         return self._path.with_name(self._path.name + suffix)
 
     def lock(self) -> None:
         """Take the lock; it is a file of its own because each save replaces the state file's inode."""
-        path = self._beside(".lock")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as exc:
-            raise StateError(f"{path}: cannot be locked: {exc.strerror}") from exc
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, _holder().encode(), 0)
-        except OSError as exc:
-            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
-            os.close(fd)
-            if isinstance(exc, BlockingIOError):
-                raise StateError(f"{self._path}: in use by {holder or 'another process'}") from exc
-            raise StateError(f"{path}: cannot be locked: {exc.strerror}") from exc
-        self._lock_fd = fd
+        self._lock.take()
 
     def unlock(self) -> None:
-        """Let go of the lock; its file stays, for whoever removes a locked file locks another one."""
-        if self._lock_fd is not None:
-            os.ftruncate(self._lock_fd, 0)
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        """Let go of the lock."""
+        self._lock.release()
 
     def read(self) -> dict[str, Any]:
         """Return the document, `{}` where there is no file. Raises StateError, offering the previous generation."""
@@ -278,10 +258,6 @@ class _StateFile:
         except OSError:  # a file system without hard links
             shutil.copyfile(self._path, link)
         link.replace(self._beside(".prev"))
-
-
-def _holder() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()} since {_time(datetime.now(UTC))}\n"
 
 
 def _time(when: datetime) -> str:
