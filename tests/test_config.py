@@ -291,9 +291,12 @@ def test_a_file_of_the_reference_server_loads_unchanged(load: Load) -> None:
     assert loaded.config.ct_log.batch_size == 256
     assert loaded.config.protocols.sse is False
     assert [log.name for log in loaded.config.followed_logs] == ["Mine", "Willow"]
-    assert set(loaded.ignored) >= {"buffer_size", "ct_logs_url", "api.cache_capacity", "delta_sink.enabled"}
+    assert set(loaded.ignored) >= {"buffer_size", "ct_logs_url", "api.cache_capacity"}
     assert not set(loaded.ignored) & {"host", "ct_log.state_file", "auth.enabled", "protocols.api", "protocols.sse"}
-    assert loaded.warnings == ("delta_sink.enabled is on, but this version has no archive: nothing is archived",)
+    sink = loaded.config.delta_sink
+    assert (sink.enabled, sink.table_path, sink.batch_size) == (True, "./data/certstream", 10_000)
+    assert not [name for name in loaded.ignored if name.startswith("delta_sink.")]
+    assert loaded.warnings == ()
 
 
 def test_a_file_of_its_successor_loads_unchanged(load: Load) -> None:

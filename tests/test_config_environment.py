@@ -65,6 +65,13 @@ def value(config: Config, path: str) -> Any:
         ("CERTSTREAM_HOT_RELOAD_WATCH_PATH", "/x", "hot_reload.watch_path", "/x"),
         ("CERTSTREAM_DELTA_SINK_TABLE_PATH", "/srv/table", "delta_sink.table_path", "/srv/table"),
         ("CERTSTREAM_DELTA_SINK_FLUSH_INTERVAL_SECS", "5", "delta_sink.flush_interval_secs", 5),
+        ("CERTSTREAM_BACKFILL_STAGING_PATH", "file:///srv/new", "backfill.staging_path", "file:///srv/new"),
+        ("CERTSTREAM_BACKFILL_FROM_INDEX", "9223372036854775807", "backfill.from_index", (1 << 63) - 1),
+        ("CERTSTREAM_BACKFILL_LOGS", "argon", "backfill.logs", "argon"),
+        ("CERTSTREAM_BACKFILL_MAX_SHARE", "0.25", "backfill.max_share", 0.25),
+        ("CERTSTREAM_BACKFILL_MAX_SHARE", "1", "backfill.max_share", 1.0),
+        ("CERTSTREAM_MAINTENANCE_ENABLED", "off", "maintenance.enabled", False),
+        ("CERTSTREAM_MAINTENANCE_KEEP_DAYS", "90", "maintenance.keep_days", 90),
     ],
 )
 def test_a_variable_sets_its_option(name: str, text: str, path: str, expected: Any) -> None:

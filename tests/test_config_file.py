@@ -11,7 +11,7 @@ import yaml
 
 from certstream.config import Config, load_config, shipped_yaml
 from certstream.config.environment import OPTIONS
-from certstream.config.option import Option, list_item_of, options_of
+from certstream.config.option import Option, bounds, list_item_of, options_of
 from certstream.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -137,6 +137,10 @@ def test_the_shipped_file_has_every_option_with_its_default() -> None:
         assert found[path] == default, path
 
 
+def test_the_shipped_file_recommends_staging() -> None:
+    assert "Recommended" in _comment_above(OPTIONS["backfill.staging_path"])
+
+
 def _comment_above(option: Option) -> str:
     """Join the comment lines above an option of the shipped file."""
     _, _, name = option.path.rpartition(".")
@@ -160,8 +164,8 @@ def test_the_shipped_file_says_what_an_option_does_with_its_unit_and_range(path:
     comment = _comment_above(option)
     assert option.description
     assert option.description in comment
-    if option.annotation in (int, float):
-        low, high = re.findall(r"\d+", option.range)[:2]
+    if option.annotation in (int, float) and option.path != "backfill.max_share":
+        low, high = bounds(option.field)
         assert f"[{low} to {high}" in comment
     assert comment.endswith(f"[{option.range}]" if option.range else option.description)
 
@@ -182,6 +186,7 @@ def test_the_shipped_file_has_an_example_of_a_log_that_loads(name: str, tmp_path
 
 def test_a_numbers_range_holds_its_default() -> None:
     for option in OPTIONS.values():
-        if option.annotation in (int, float) and option.default is not None:
-            low, high = re.findall(r"\d+", option.range)[:2]
-            assert int(low) <= option.default <= int(high), option.path
+        if option.annotation in (int, float) and option.path != "backfill.max_share" and option.default is not None:
+            low, high = bounds(option.field)
+            assert low <= option.default <= high, option.path
+    assert 0 < Config().backfill.max_share <= 1

@@ -1,5 +1,6 @@
 """Configuration: defaults < file < environment, every mistake at once, and nothing unknown accepted."""
 
+from certstream.config.archive import BackfillConfig, DeltaSinkConfig, MaintenanceConfig
 from certstream.config.load import LoadedConfig, load_config
 from certstream.config.logs import CustomLogConfig, LogConfig, StaticLogConfig
 from certstream.config.model import (
@@ -9,7 +10,6 @@ from certstream.config.model import (
     ConnectionLimitConfig,
     CtLogConfig,
     DedupConfig,
-    DeltaSinkConfig,
     HotReloadConfig,
     ProtocolsConfig,
     RateLimitConfig,
@@ -20,6 +20,7 @@ from certstream.config.render import effective_yaml, shipped_yaml
 __all__ = [
     "ApiConfig",
     "AuthConfig",
+    "BackfillConfig",
     "Config",
     "ConnectionLimitConfig",
     "CtLogConfig",
@@ -29,6 +30,7 @@ __all__ = [
     "HotReloadConfig",
     "LoadedConfig",
     "LogConfig",
+    "MaintenanceConfig",
     "ProtocolsConfig",
     "RateLimitConfig",
     "StaticLogConfig",

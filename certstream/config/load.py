@@ -184,5 +184,5 @@ def _warnings(config: Config) -> Iterator[str]:
     names = [log.name for log in (*config.custom_logs, *config.static_logs)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"more than one log is called {name!r}: metrics and messages cannot tell them apart"
-    if config.delta_sink.enabled:
-        yield "delta_sink.enabled is on, but this version has no archive: nothing is archived"
+    if not config.delta_sink.enabled and (config.backfill.on_start or config.backfill.interval_secs is not None):
+        yield "backfill.on_start and backfill.interval_secs have no effect while delta_sink.enabled is off"

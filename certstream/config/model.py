@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from certstream.config.archive import BackfillConfig, DeltaSinkConfig, MaintenanceConfig
 from certstream.config.levels import parse_level
 from certstream.config.logs import CustomLogConfig, StaticLogConfig
 from certstream.config.option import Section, option
@@ -254,15 +255,6 @@ class HotReloadConfig(Section):
     watch_path: str | None = option(None, "The file to watch.", inert=True, allowed="a path")
 
 
-class DeltaSinkConfig(Section):
-    """The archive: every entry as a row of a Delta table."""
-
-    enabled: bool = option(False, "Whether entries are archived.", inert=True)
-    table_path: str = option("./data/certstream", "The table's directory.", inert=True, allowed="a path")
-    batch_size: int = option(10_000, "Rows in one commit.", unit="rows", ge=1, le=10_000_000, inert=True)
-    flush_interval_secs: int = option(30, "Longest time between commits.", unit="seconds", ge=1, le=86_400, inert=True)
-
-
 class Config(BaseSettings):
     """The whole configuration. `Config()` is the defaults: the model itself reads neither file nor environment."""
 
@@ -305,6 +297,8 @@ class Config(BaseSettings):
     auth: AuthConfig = AuthConfig()
     hot_reload: HotReloadConfig = HotReloadConfig()
     delta_sink: DeltaSinkConfig = DeltaSinkConfig()
+    backfill: BackfillConfig = BackfillConfig()
+    maintenance: MaintenanceConfig = MaintenanceConfig()
     custom_logs: Annotated[tuple[CustomLogConfig, ...], Field(strict=False)] = option(
         (), "The RFC 6962 logs to read.", allowed="a list of logs"
     )

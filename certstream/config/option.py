@@ -24,6 +24,7 @@ def option(
     *,
     unit: str = "",
     ge: float | None = None,
+    gt: float | None = None,
     le: float | None = None,
     allowed: str = "",
     inert: bool = False,
@@ -34,8 +35,8 @@ def option(
     """Declare an option of a section.
 
     `unit` is the plural that follows a number. `allowed` says what values are taken where type and range do not say
-    it. `inert` marks a name that is accepted and has no meaning here, `protective` one that must not be switched on
-    because what it promises does not exist yet; `secret` values are never shown.
+    it, as with `gt`. `inert` marks a name that is accepted and has no meaning here, `protective` one that must not be
+    switched on because what it promises does not exist yet; `secret` values are never shown.
     """
     extra: dict[str, Any] = {
         "unit": unit,
@@ -48,6 +49,7 @@ def option(
         default=default,
         description=description,
         ge=ge,
+        gt=gt,
         le=le,
         validate_default=validate_default,
         json_schema_extra={name: value for name, value in extra.items() if value},
@@ -110,7 +112,7 @@ class Option:
     def allowed(self) -> str:
         """The values it takes, as words that follow `must be`."""
         kind = {bool: "true or false", int: "an integer from ", float: "a number from "}.get(self.annotation, "")
-        return kind + self.range
+        return self.range if self._extra("allowed") else kind + self.range
 
     @property
     def nullable(self) -> bool:

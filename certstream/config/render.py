@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import textwrap
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def _render(options: list[Option]) -> Iterator[str]:
         if parent != section or not parent:
             yield ""
         if parent and parent != section:
-            yield from _comment((section_of(Config.model_fields[parent]) or Config).__doc__ or "")
+            yield from _comment(inspect.getdoc(section_of(Config.model_fields[parent]) or Config) or "")
             yield f"{parent}:"
         section = parent
         indent = "  " if parent else ""
