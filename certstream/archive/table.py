@@ -1,0 +1,269 @@
+"""A Delta table as one snapshot after the other, and the one call that adds a commit to it.
+
+`create_write_transaction` with `max_commit_retries=0` commits as the next version after the snapshot or not at all:
+whatever another writer did meanwhile is seen, because the caller must look again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction, Transaction
+
+from certstream.archive import storage
+from certstream.archive.datafile import DataFile, is_dense
+from certstream.archive.schema import NATIVE, PARTITION, TableFormat
+from certstream.errors import StorageError, TableError
+from certstream.intervals import Intervals
+
+_CONFIGURATION: Final = {"delta.dataSkippingStatsColumns": "cert_index,source_url,seen,not_before,not_after"}
+# Readers that know nothing of these would show rows that are gone, or none of a column
+_REFUSED_FEATURES: Final = frozenset({"deletionVectors", "columnMapping"})
+
+
+class ConflictError(Exception):
+    """Another writer committed since the snapshot; nothing was committed. Look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """One file of a snapshot."""
+
+    path: str
+    date: str
+    size_bytes: int
+    modified_ms: int  # Unix ms, when it was written
+    rows: int | None  # None where the table does not say
+    stats: Mapping[str, Any]  # flattened: `min.cert_index`, `max.source_url`, `null_count.seen` …
+
+
+class Snapshot:
+    """One version of a table: its files, its columns, its application transactions."""
+
+    def __init__(self, root: Path, delta: DeltaTable, form: TableFormat) -> None:
+        self.root = root
+        self.form = form
+        self.version = delta.version()
+        self._delta = delta
+
+    @cached_property
+    def _actions(self) -> pa.Table:
+        return pa.table(self._delta.get_add_actions(flatten=True))
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        """The files of this version."""
+        return frozenset(self._actions.column("path").to_pylist())
+
+    def files(self, but: AbstractSet[str] = frozenset()) -> Iterator[TableFile]:
+        """The files of this version without those named."""
+        for row in self._without(but).to_pylist():
+            yield TableFile(
+                row["path"],
+                row.get(f"partition.{PARTITION}") or "",
+                row["size_bytes"],
+                row["modification_time"],
+                row.get("num_records"),
+                row,
+            )
+
+    def _without(self, but: AbstractSet[str]) -> pa.Table:
+        if not but:
+            return self._actions
+        keep = [path not in but for path in self._actions.column("path").to_pylist()]
+        return self._actions.filter(pa.array(keep, pa.bool_()))
+
+    def dense_spans(self, but: AbstractSet[str] = frozenset()) -> dict[str, tuple[str, int, int]]:
+        """Log and indices [start, stop) by path, of the files marked dense whose statistics agree with that."""
+        rows = self._without(but)
+        names = ("path", "num_records", "min.source_url", "max.source_url", "min.cert_index", "max.cert_index")
+        if any(name not in rows.column_names for name in names):
+            return {}
+        columns = zip(*(rows.column(name).to_pylist() for name in names), strict=True)
+        return {
+            path: (url, low, high + 1)
+            for path, count, url, last_url, low, high in columns
+            if url is not None and url == last_url and low is not None and high is not None
+            if count == high - low + 1 and is_dense(path)
+        }
+
+    @cached_property
+    def rows(self) -> int | None:
+        """Rows by the files' statistics, None where one has none."""
+        counts = self._actions.column("num_records") if "num_records" in self._actions.column_names else None
+        if counts is None or counts.null_count:
+            return None if self.paths else 0
+        return int(sum(counts.to_pylist()))
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return int(sum(self._actions.column("size_bytes").to_pylist()))
+
+    def transaction(self, app_id: str) -> int | None:
+        """The version of an application transaction, None where there is none."""
+        version: int | None = self._delta.transaction_version(app_id)
+        return version
+
+    def commit(
+        self,
+        added: Sequence[DataFile],
+        transactions: Mapping[str, int],
+        *,
+        removed: Sequence[TableFile] = (),
+        data_change: bool = True,
+    ) -> int:
+        """Commit as the version after this one; that version. The files of `added` must be durable.
+
+        Raises ConflictError where another writer was faster, StorageError for anything else; after a StorageError it
+        is open whether the commit took place. With `data_change` False, `added` holds the rows of `removed`.
+        """
+        self._check_there(added)
+        now_ms = time.time_ns() // 1_000_000
+        actions: list[AddAction | RemoveAction] = [
+            RemoveAction(file.path, data_change, now_ms, file.size_bytes, {PARTITION: file.date}) for file in removed
+        ]
+        actions.extend(
+            AddAction(file.path, file.size_bytes, {PARTITION: file.date}, now_ms, data_change, file.stats)
+            for file in added
+        )
+        properties = CommitProperties(
+            max_commit_retries=0,
+            app_transactions=[Transaction(app_id, version, now_ms) for app_id, version in transactions.items()],
+        )
+        try:
+            self._delta.create_write_transaction(
+                actions, "append", self._delta.schema(), partition_by=[PARTITION], commit_properties=properties
+            )
+        except CommitFailedError as exc:
+            raise ConflictError(str(exc)) from exc
+        except (DeltaError, OSError) as exc:
+            raise _storage_error(self.root, exc) from exc
+        self._sync(self.version + 1)
+        return self.version + 1
+
+    def _check_there(self, files: Sequence[DataFile]) -> None:
+        # deltalake does not look: a table that was removed and made anew meanwhile would name files that are gone
+        for file in files:
+            try:
+                size_bytes = (self.root / file.path).stat().st_size
+            except OSError as exc:
+                raise storage.storage_error(self.root / file.path, exc) from exc
+            if size_bytes != file.size_bytes:
+                raise StorageError(f"{self.root / file.path}: has {size_bytes} bytes, {file.size_bytes} were written")
+
+    def _sync(self, version: int) -> None:
+        directory = self.root / storage.DELTA_LOG
+        try:
+            storage.sync_file(directory / f"{version:020}.json")
+            storage.sync_directory(directory)
+        except FileNotFoundError:
+            pass  # a checkpoint made it superfluous, and it was cleaned up
+        except OSError as exc:
+            raise storage.storage_error(directory, exc) from exc
+
+
+class Table:
+    """A table by its place; `open` looks at it anew each time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def open(self) -> Snapshot | None:
+        """The newest version, None where there is no table.
+
+        Raises TableError where its columns or features are not ours to write, StorageError where it cannot be read.
+        """
+        try:
+            delta = DeltaTable(self.root)
+        except TableNotFoundError as exc:
+            if storage.has_log(self.root):
+                raise StorageError(f"{self.root}: its {storage.DELTA_LOG} cannot be read: {exc}") from exc
+            return None
+        except (DeltaError, OSError, ValueError) as exc:
+            raise _storage_error(self.root, exc) from exc
+        except BaseException as exc:
+            if type(exc).__name__ == "PanicException":  # of deltalake, for a log that it did not expect
+                raise StorageError(f"{self.root}: its {storage.DELTA_LOG} cannot be read: {exc}") from exc
+            raise
+        return Snapshot(self.root, delta, self._form(delta))
+
+    def _form(self, delta: DeltaTable) -> TableFormat:
+        features = {str(name) for name in delta.protocol().reader_features or ()} & _REFUSED_FEATURES
+        if features or (delta.metadata().configuration or {}).get("delta.columnMapping.mode", "none") != "none":
+            names = ", ".join(sorted(features)) or "columnMapping"
+            raise TableError(f"{self.root}: uses {names}, which this program does not write")
+        try:
+            return TableFormat(pa.schema(delta.schema().to_arrow()), delta.metadata().partition_columns)
+        except TableError as exc:
+            raise TableError(f"{self.root}: {exc}") from exc
+
+    def open_or_create(self, form: TableFormat = NATIVE) -> Snapshot:
+        """The newest version of the table, made with the columns of `form` where there is none.
+
+        Raises as `open`, and TableError where something else lies in its place.
+        """
+        snapshot = self.open()
+        if snapshot is None:
+            self._create(form)
+            snapshot = self.open()
+        if snapshot is None:
+            raise StorageError(f"{self.root}: was removed while it was made")
+        return snapshot
+
+    def _create(self, form: TableFormat) -> None:
+        if not storage.is_vacant(self.root):
+            raise TableError(f"{self.root}: is a directory with other things in it and no Delta table")
+        storage.make_directory(self.root)
+        try:
+            DeltaTable.create(
+                self.root, form.schema, mode="ignore", partition_by=[PARTITION], configuration=dict(_CONFIGURATION)
+            )
+            storage.sync_file(self.root / storage.DELTA_LOG / f"{0:020}.json")
+            storage.sync_directory(self.root / storage.DELTA_LOG)
+            storage.sync_directory(self.root)
+        except CommitFailedError:
+            return  # another one made it at the same time
+        except (DeltaError, OSError) as exc:
+            raise _storage_error(self.root, exc) from exc
+
+
+def rebuilt_stats(file: TableFile, covers: Mapping[str, Intervals]) -> str:
+    """The statistics of a file for an add action of another table.
+
+    What a foreign writer says of the key columns is replaced by what was read: strings may have been cut there.
+    """
+    groups: dict[str, dict[str, Any]] = {"min": {}, "max": {}, "null_count": {}}
+    for name, value in file.stats.items():
+        group, _, column = name.partition(".")
+        if group in groups and value is not None and column in ("seen", "not_before", "not_after"):
+            groups[group][column] = value
+    rows = sum(intervals.count for intervals in covers.values())
+    lows = [intervals.lowest for intervals in covers.values() if intervals.lowest is not None]
+    ends = [intervals.end for intervals in covers.values() if intervals.end is not None]
+    groups["min"].update(cert_index=min(lows), source_url=min(covers))
+    groups["max"].update(cert_index=max(ends) - 1, source_url=max(covers))
+    groups["null_count"].update(cert_index=0, source_url=0)
+    stats = {
+        "numRecords": rows,
+        "minValues": groups["min"],
+        "maxValues": groups["max"],
+        "nullCount": groups["null_count"],
+    }
+    return orjson.dumps(stats, option=orjson.OPT_UTC_Z).decode()
+
+
+def _storage_error(root: Path, exc: Exception) -> StorageError:
+    text = str(exc)
+    full = "No space left" in text or "os error 28" in text or "Disk quota" in text
+    return StorageError(f"{root}: {text}", kind="disk_full" if full else "storage")
