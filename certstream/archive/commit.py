@@ -109,7 +109,12 @@ class Committer:
         is removed, unless it is open whether it was committed.
         Raises StorageError (kind `conflict` where others were faster each time).
         """
-        return self._repeat(_Addition(self, files, starts or {}, limits or {}).attempt)
+        addition = _Addition(self, files, starts or {}, limits or {})
+        try:
+            return self._repeat(addition.attempt)
+        except BaseException:
+            self.discard(addition.files)
+            raise
 
     def replace(self, removed: Sequence[TableFile], added: Sequence[DataFile]) -> bool:
         """Commit files that hold exactly the rows of others, which go; False where one of those is gone already.
@@ -181,7 +186,7 @@ class _Addition:
         self, committer: Committer, files: Sequence[DataFile], starts: Mapping[str, int], limits: Mapping[str, int]
     ) -> None:
         self._committer = committer
-        self._files = list(files)
+        self.files = list(files)
         self._rows = sum(file.rows for file in files)
         self._starts = starts
         self._limits = limits
@@ -189,36 +194,32 @@ class _Addition:
     def attempt(self) -> Committed:
         """Look, drop, commit. Raises ConflictError, after which it may be called again, or StorageError."""
         committer = self._committer
-        try:
-            snapshot = committer.look()
-            if {file.path for file in self._files} & snapshot.paths:  # an earlier attempt did commit
-                self._files = []
-                return self._committed(self._rows, self._positions(snapshot))
-            self._drop_held(snapshot)
-            positions = self._positions(snapshot)
-            moved = {_POSITION + u: at for u, at in positions.items() if at != committer.position(snapshot, u)}
-            if self._files or moved:
-                snapshot.commit(self._files, fence(snapshot) | moved)
-                committer.coverage.add(self._files)
-            return self._committed(sum(file.rows for file in self._files), positions)
-        except StorageError:
-            committer.discard(self._files)
-            raise
+        snapshot = committer.look()
+        if {file.path for file in self.files} & snapshot.paths:  # an earlier attempt did commit
+            inserted, self.files = sum(file.rows for file in self.files), []
+            return self._committed(inserted, self._positions(snapshot))
+        self._drop_held(snapshot)
+        positions = self._positions(snapshot)
+        moved = {_POSITION + u: at for u, at in positions.items() if at != committer.position(snapshot, u)}
+        if self.files or moved:
+            snapshot.commit(self.files, fence(snapshot) | moved)
+            committer.coverage.add(self.files)
+        return self._committed(sum(file.rows for file in self.files), positions)
 
     def _drop_held(self, snapshot: Snapshot) -> None:
         """Leave in the files what neither the snapshot nor a file before them holds."""
-        held = {url: self._committer.coverage.of(url) for file in self._files for url in file.covers}
+        held = {url: self._committer.coverage.of(url) for file in self.files for url in file.covers}
         kept: list[DataFile] = []
-        for number, file in enumerate(self._files):
+        for number, file in enumerate(self.files):
             rest = {url: intervals - held[url] for url, intervals in file.covers.items()}
             if sum(intervals.count for intervals in rest.values()) == file.rows:
                 kept.append(file)
             else:
                 kept.extend(self._rewritten(file, rest, snapshot.form))
-                self._files = kept + self._files[number + 1 :]
+                self.files = kept + self.files[number + 1 :]
                 storage.remove(self._committer.root / file.path)
             held.update({url: held[url] | intervals for url, intervals in file.covers.items()})
-        self._files = kept
+        self.files = kept
 
     def _rewritten(self, file: DataFile, rest: Mapping[str, Intervals], form: TableFormat) -> list[DataFile]:
         """A file with those rows of another one, each key once; none where no row is left."""
@@ -250,7 +251,7 @@ class _Addition:
 
     def _settled(self, url: str) -> Intervals:
         committer = self._committer
-        added = [file.covers[url] for file in self._files if url in file.covers]
+        added = [file.covers[url] for file in self.files if url in file.covers]
         return Intervals.union_of([committer.coverage.of(url), committer.dropped.of(url), *added])
 
     def _committed(self, inserted: int, positions: Mapping[str, int]) -> Committed:

@@ -184,19 +184,24 @@ class Table:
 
         Raises TableError where its columns or features are not ours to write, StorageError where it cannot be read.
         """
+        delta = self._load()
+        if delta is None and storage.has_log(self.root):
+            delta = self._load()  # it may have been made between the two looks
+            if delta is None:
+                raise StorageError(f"{self.root / storage.DELTA_LOG}: is not complete, the table cannot be read")
+        return None if delta is None else Snapshot(self.root, delta, self._form(delta))
+
+    def _load(self) -> DeltaTable | None:
         try:
-            delta = DeltaTable(self.root)
-        except TableNotFoundError as exc:
-            if storage.has_log(self.root):
-                raise StorageError(f"{self.root}: its {storage.DELTA_LOG} cannot be read: {exc}") from exc
+            return DeltaTable(self.root)
+        except TableNotFoundError:
             return None
         except (DeltaError, OSError, ValueError) as exc:
-            raise _storage_error(self.root, exc) from exc
+            raise _storage_error(self.root / storage.DELTA_LOG, exc) from exc
         except BaseException as exc:
             if type(exc).__name__ == "PanicException":  # of deltalake, for a log that it did not expect
-                raise StorageError(f"{self.root}: its {storage.DELTA_LOG} cannot be read: {exc}") from exc
+                raise _storage_error(self.root / storage.DELTA_LOG, exc) from exc
             raise
-        return Snapshot(self.root, delta, self._form(delta))
 
     def _form(self, delta: DeltaTable) -> TableFormat:
         features = {str(name) for name in delta.protocol().reader_features or ()} & _REFUSED_FEATURES
@@ -263,7 +268,7 @@ def rebuilt_stats(file: TableFile, covers: Mapping[str, Intervals]) -> str:
     return orjson.dumps(stats, option=orjson.OPT_UTC_Z).decode()
 
 
-def _storage_error(root: Path, exc: Exception) -> StorageError:
-    text = str(exc)
+def _storage_error(path: Path, exc: BaseException) -> StorageError:
+    text = str(exc).partition("\n")[0]  # a backtrace follows
     full = "No space left" in text or "os error 28" in text or "Disk quota" in text
-    return StorageError(f"{root}: {text}", kind="disk_full" if full else "storage")
+    return StorageError(f"{path}: {text}", kind="disk_full" if full else "storage")
