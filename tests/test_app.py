@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 
-from certstream.app import configured_logs, fetch_settings, raise_open_files_limit, stream_kinds, tail_settings
+from certstream.app.service import raise_open_files_limit
+from certstream.app.settings import configured_logs, fetch_settings, stream_kinds, tail_settings
 from certstream.client.clock import Clock
 from certstream.client.http import DEFAULT_USER_AGENT
 from certstream.client.pacing import Pacing

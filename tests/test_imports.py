@@ -106,8 +106,7 @@ print(*sorted({"pyarrow", "deltalake"} & set(sys.modules)))
 
 def test_streaming_loads_neither_pyarrow_nor_deltalake() -> None:
     """The whole service; what turns batches into Arrow is loaded by the call that asks for it."""
-    names = [name for name in modules() if part_of(name) in ("app", "cli")]
-    assert names == ["certstream.app", "certstream.cli"]
+    names = ["certstream.app", "certstream.cli"]
     everything = [name for name in modules() if part_of(name) not in ("archive", "backfill", "__main__")]
     names += [name for name in everything if name != "certstream.certs.arrow"]
     done = subprocess.run(

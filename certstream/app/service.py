@@ -1,4 +1,4 @@
-"""The composition root: which parts there are, how they are connected, in which order they start and stop."""
+"""The service: following the logs and serving what they publish."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import resource
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,50 +14,35 @@ import structlog
 import uvloop
 
 from certstream import __version__
-from certstream.certs.batch import StreamKind
-from certstream.client.base import LogClient, ReadSettings
-from certstream.client.http import DEFAULT_USER_AGENT, FetchSettings, HttpClient
-from certstream.client.issuers import IssuerCache
-from certstream.client.pacing import PaceSettings
-from certstream.client.rfc6962 import Rfc6962Client
-from certstream.client.static_ct import StaticClient
-from certstream.config import (
-    Config,
-    CtLogConfig,
-    LoadedConfig,
-    ProtocolsConfig,
-    StreamsConfig,
+from certstream.app.settings import (
+    FollowedLog,
+    configured_logs,
+    fetch_settings,
+    log_client,
+    log_health,
+    read_settings,
+    serve_options,
+    stream_kinds,
+    tail_settings,
 )
-from certstream.ct.types import LogInfo
-from certstream.live.condition import TailSettings
+from certstream.client.http import HttpClient
+from certstream.client.issuers import IssuerCache
+from certstream.config import Config, CtLogConfig, LoadedConfig
 from certstream.live.dedup import Deduplicator
 from certstream.live.publisher import Publisher
 from certstream.live.supervisor import Supervisor
-from certstream.live.tailer import Start, Tailer, TailStatus
+from certstream.live.tailer import Tailer
 from certstream.metrics import Metrics, watch_loop_lag
-from certstream.serve.health import DeepHealth, LogHealth, assess
-from certstream.serve.options import ServeOptions
+from certstream.serve.health import DeepHealth, assess
 from certstream.serve.server import StreamServer
 from certstream.signals import Signals
 from certstream.state import StateStore
 from certstream.stream.hub import Hub
 
 _FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes about 0.5 s more
-_LOGS_AHEAD: Final = 2  # logs of one operator that may read ahead with all of fetch_concurrency at the same time
-_LOGS_IN_FLIGHT: Final = 4  # likewise, requests in flight
 _DRY_RUN: Final = "dry run: connected to no log"
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class FollowedLog:
-    """One log to follow, and what its own entry in the configuration says."""
-
-    info: LogInfo
-    start: Start = "head"
-    batch_size: int | None = None  # None: that of all logs
-    poll_interval_s: float | None = None
 
 
 def run(loaded: LoadedConfig, *, dry_run: bool = False, demo: bool = False) -> int:
@@ -103,19 +87,6 @@ def _demo_section(ct_log: CtLogConfig, directory: Path) -> CtLogConfig:
     """The demo's state in its own directory, and no waiting for tiles that take seconds to fill."""
     own = {"state_file": str(directory / "certstream_state.json"), "partial_tile_wait_secs": 1}
     return ct_log.model_copy(update=own)
-
-
-def configured_logs(config: Config) -> list[FollowedLog]:
-    """The logs to read, as the configuration names them."""
-    return [
-        FollowedLog(
-            entry.info,
-            entry.start,
-            entry.batch_size,
-            None if entry.poll_interval_ms is None else entry.poll_interval_ms / 1000,
-        )
-        for entry in config.followed_logs
-    ]
 
 
 class Service:
@@ -181,7 +152,7 @@ class Service:
         info = followed.info
         position = self._state.position(info.base_url)
         return Tailer(
-            self._client(followed),
+            log_client(self._http, info, self._issuers, read_settings(self._config.ct_log, followed)),
             publish=self._publisher.publish,
             advance=lambda index, tree_size: self._advance(info.base_url, index, tree_size),
             metrics=self._metrics.log(info.name),
@@ -190,17 +161,6 @@ class Service:
             start=followed.start,
             settings=tail_settings(self._config.ct_log, followed),
         )
-
-    def _client(self, followed: FollowedLog) -> LogClient:
-        ct_log = self._config.ct_log
-        settings = ReadSettings(
-            batch_size=followed.batch_size or ct_log.batch_size,
-            fetch_concurrency=ct_log.fetch_concurrency,
-            partial_tile_wait_s=ct_log.partial_tile_wait_secs,
-        )
-        if followed.info.kind == "static":
-            return StaticClient(self._http, followed.info, self._issuers, settings)
-        return Rfc6962Client(self._http, followed.info, settings)
 
     def _advance(self, url: str, index: int, tree_size: int) -> None:
         known = self._state.position(url)
@@ -232,72 +192,3 @@ class Service:
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
         url = f"http://{shown}:{port}/"  # a browser sees there what is served
         log.info("serving", url=url, host=host, port=port, logs=len(self._logs), version=__version__)
-
-
-def stream_kinds(streams: StreamsConfig) -> list[StreamKind]:
-    """The streams that are on."""
-    switches: dict[StreamKind, bool] = {"full": streams.full, "lite": streams.lite, "domains": streams.domains_only}
-    return [kind for kind, on in switches.items() if on]
-
-
-def serve_options(protocols: ProtocolsConfig, streams: StreamsConfig, kinds: Sequence[StreamKind]) -> ServeOptions:
-    """What is served, from the configuration."""
-    return ServeOptions(
-        streams=frozenset(kinds),
-        websocket=protocols.websocket,
-        sse=protocols.sse,
-        example_json=protocols.example_json,
-        health=protocols.health,
-        metrics=protocols.metrics,
-        heartbeat_s=streams.heartbeat_interval_secs,
-    )
-
-
-def fetch_settings(ct_log: CtLogConfig) -> FetchSettings:
-    """How requests are made and paced, from the configuration."""
-    rates = {operator: _per_second(ms) for operator, ms in ct_log.operator_rate_limits.items()}
-    return FetchSettings(
-        user_agent=ct_log.user_agent or DEFAULT_USER_AGENT,
-        request_timeout_s=ct_log.request_timeout_secs,
-        prefetch=_LOGS_AHEAD * ct_log.fetch_concurrency,
-        pace=PaceSettings(
-            rates,
-            _per_second(ct_log.default_operator_rate_limit_ms),
-            in_flight=_LOGS_IN_FLIGHT * ct_log.fetch_concurrency,
-        ),
-    )
-
-
-def _per_second(interval_ms: int) -> float | None:
-    """The rate of one request per interval; 0 is no limit."""
-    return 1000 / interval_ms if interval_ms else None
-
-
-def tail_settings(ct_log: CtLogConfig, followed: FollowedLog) -> TailSettings:
-    """How one log is followed, from the configuration."""
-    return TailSettings(
-        poll_interval_s=followed.poll_interval_s or ct_log.poll_interval_ms / 1000,
-        retry_initial_s=ct_log.retry_initial_delay_ms / 1000,
-        retry_max_s=ct_log.retry_max_delay_ms / 1000,
-        retry_max_attempts=ct_log.retry_max_attempts,
-        healthy_threshold=ct_log.healthy_threshold,
-        unhealthy_threshold=ct_log.unhealthy_threshold,
-        health_check_interval_s=ct_log.health_check_interval_secs,
-    )
-
-
-def log_health(status: TailStatus) -> LogHealth:
-    """A log's status as /health/deep shows it."""
-    return LogHealth(
-        name=status.log.name,
-        url=status.log.url,
-        kind=status.log.kind,
-        operator=status.log.operator,
-        state=status.state,
-        position=status.position,
-        tree_size=status.tree_size,
-        lag_entries=status.lag_entries,
-        lag_s=status.lag_s,
-        last_success_s=status.last_success_s,
-        last_error=status.last_error,
-    )

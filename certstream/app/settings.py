@@ -1,0 +1,132 @@
+"""From the configuration to what each part is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from certstream.certs.batch import StreamKind
+from certstream.client.base import LogClient, ReadSettings
+from certstream.client.http import DEFAULT_USER_AGENT, FetchSettings, HttpClient
+from certstream.client.issuers import IssuerCache
+from certstream.client.pacing import PaceSettings
+from certstream.client.rfc6962 import Rfc6962Client
+from certstream.client.static_ct import StaticClient
+from certstream.config import Config, CtLogConfig, ProtocolsConfig, StreamsConfig
+from certstream.ct.types import LogInfo
+from certstream.live.condition import TailSettings
+from certstream.live.tailer import Start, TailStatus
+from certstream.serve.health import LogHealth
+from certstream.serve.options import ServeOptions
+
+_LOGS_AHEAD: Final = 2  # logs of one operator that may read ahead with all of fetch_concurrency at the same time
+_LOGS_IN_FLIGHT: Final = 4  # likewise, requests in flight
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedLog:
+    """One log to follow, and what its own entry in the configuration says."""
+
+    info: LogInfo
+    start: Start = "head"
+    batch_size: int | None = None  # None: that of all logs
+    poll_interval_s: float | None = None
+
+
+def configured_logs(config: Config) -> list[FollowedLog]:
+    """The logs to read, as the configuration names them."""
+    return [
+        FollowedLog(
+            entry.info,
+            entry.start,
+            entry.batch_size,
+            None if entry.poll_interval_ms is None else entry.poll_interval_ms / 1000,
+        )
+        for entry in config.followed_logs
+    ]
+
+
+def stream_kinds(streams: StreamsConfig) -> list[StreamKind]:
+    """The streams that are on."""
+    switches: dict[StreamKind, bool] = {"full": streams.full, "lite": streams.lite, "domains": streams.domains_only}
+    return [kind for kind, on in switches.items() if on]
+
+
+def serve_options(protocols: ProtocolsConfig, streams: StreamsConfig, kinds: Sequence[StreamKind]) -> ServeOptions:
+    """What is served, from the configuration."""
+    return ServeOptions(
+        streams=frozenset(kinds),
+        websocket=protocols.websocket,
+        sse=protocols.sse,
+        example_json=protocols.example_json,
+        health=protocols.health,
+        metrics=protocols.metrics,
+        heartbeat_s=streams.heartbeat_interval_secs,
+    )
+
+
+def fetch_settings(ct_log: CtLogConfig) -> FetchSettings:
+    """How requests are made and paced, from the configuration."""
+    rates = {operator: _per_second(ms) for operator, ms in ct_log.operator_rate_limits.items()}
+    return FetchSettings(
+        user_agent=ct_log.user_agent or DEFAULT_USER_AGENT,
+        request_timeout_s=ct_log.request_timeout_secs,
+        prefetch=_LOGS_AHEAD * ct_log.fetch_concurrency,
+        pace=PaceSettings(
+            rates,
+            _per_second(ct_log.default_operator_rate_limit_ms),
+            in_flight=_LOGS_IN_FLIGHT * ct_log.fetch_concurrency,
+        ),
+    )
+
+
+def _per_second(interval_ms: int) -> float | None:
+    """The rate of one request per interval; 0 is no limit."""
+    return 1000 / interval_ms if interval_ms else None
+
+
+def log_client(http: HttpClient, log: LogInfo, issuers: IssuerCache, settings: ReadSettings) -> LogClient:
+    """What reads that log, by its protocol."""
+    if log.kind == "static":
+        return StaticClient(http, log, issuers, settings)
+    return Rfc6962Client(http, log, settings)
+
+
+def read_settings(ct_log: CtLogConfig, followed: FollowedLog) -> ReadSettings:
+    """How one log is read while it is followed."""
+    return ReadSettings(
+        batch_size=followed.batch_size or ct_log.batch_size,
+        fetch_concurrency=ct_log.fetch_concurrency,
+        partial_tile_wait_s=ct_log.partial_tile_wait_secs,
+    )
+
+
+def tail_settings(ct_log: CtLogConfig, followed: FollowedLog) -> TailSettings:
+    """How one log is followed, from the configuration."""
+    return TailSettings(
+        poll_interval_s=followed.poll_interval_s or ct_log.poll_interval_ms / 1000,
+        retry_initial_s=ct_log.retry_initial_delay_ms / 1000,
+        retry_max_s=ct_log.retry_max_delay_ms / 1000,
+        retry_max_attempts=ct_log.retry_max_attempts,
+        healthy_threshold=ct_log.healthy_threshold,
+        unhealthy_threshold=ct_log.unhealthy_threshold,
+        health_check_interval_s=ct_log.health_check_interval_secs,
+    )
+
+
+def log_health(status: TailStatus) -> LogHealth:
+    """A log's status as /health/deep shows it."""
+    return LogHealth(
+        name=status.log.name,
+        url=status.log.url,
+        kind=status.log.kind,
+        operator=status.log.operator,
+        state=status.state,
+        position=status.position,
+        tree_size=status.tree_size,
+        lag_entries=status.lag_entries,
+        lag_s=status.lag_s,
+        last_success_s=status.last_success_s,
+        last_error=status.last_error,
+    )
