@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +23,7 @@ DELTA_LOG = "_delta_log"
 SIDE = "_certstream"  # beside the table's files: what this program remembers of it
 
 _ASIDE = ".certstream-deleted-"
+_COPY_BYTES = 16 << 20  # at a time
 _UNREMARKABLE = frozenset({SIDE, "lost+found"})
 
 log = structlog.get_logger(__name__)
@@ -138,20 +139,35 @@ def replace_file(path: Path, content: bytes) -> None:
         raise storage_error(path, exc) from exc
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that never changes a second name, on another file system a copy of it. Raises StorageError."""
+def link_or_copy(source: Path, target: Path, step: Callable[[], object] = lambda: None) -> None:
+    """Give a file that never changes a second name, on another file system a copy of it. Raises StorageError.
+
+    `step` is called again and again while a copy is made; what it raises ends that, and nothing is left.
+    """
     try:
         try:
             os.link(source, target)
         except OSError as exc:
             if exc.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
                 raise
-            shutil.copyfile(source, target)
+            _copy(source, target, step)
         sync_file(target)
         sync_directory(target.parent)
     except OSError as exc:
         remove(target)
         raise storage_error(target, exc) from exc
+    except BaseException:
+        remove(target)
+        raise
+
+
+def _copy(source: Path, target: Path, step: Callable[[], object]) -> None:
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while part := reader.read(_COPY_BYTES):
+            step()
+            writer.write(part)
+            writer.flush()
+            os.fdatasync(writer.fileno())  # bit by bit: all of it at the end could take minutes
 
 
 def remove(path: Path) -> None:
@@ -176,9 +192,14 @@ def delete_table(root: Path) -> None:
         raise storage_error(root, exc) from exc
 
 
+def deleted(root: Path) -> list[Path]:
+    """What deletions of that table left behind, or one leaves behind at this moment."""
+    return list(root.parent.glob(f"{_ASIDE}{_escaped(root.name)}-????????"))
+
+
 def sweep_deleted(root: Path) -> None:
     """Remove what earlier deletions of that table left behind; what resists is said and left."""
-    for aside in list(root.parent.glob(f"{_ASIDE}{_escaped(root.name)}-????????")):
+    for aside in deleted(root):
         try:
             shutil.rmtree(aside)
         except OSError as exc:
