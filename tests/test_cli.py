@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -17,7 +21,7 @@ import yaml
 from certstream import __version__
 from certstream.cli import main
 from certstream.config import Config, LoadedConfig, load_config
-from certstream.errors import StateError
+from certstream.errors import ConfigError, StateError, StorageError
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,26 +41,41 @@ def _clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 class Service:
-    """Stands where certstream.app does, and notes what it was asked to run."""
+    """Stands where certstream.app and its commands do, and notes what it was asked to run."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[LoadedConfig, bool, bool]] = []
-        self.error: Exception | None = None
+        self.calls: list[tuple[str, LoadedConfig, dict[str, Any]]] = []
+        self.then: Callable[[], object] = lambda: None  # what running it does
 
-    def run(self, loaded: LoadedConfig, *, dry_run: bool, demo: bool) -> int:
-        self.calls.append((loaded, dry_run, demo))
-        if self.error:
-            raise self.error
-        return 7
+    def entry(self, name: str) -> Callable[..., int]:
+        def run(loaded: LoadedConfig, **options: Any) -> int:
+            self.calls.append((name, loaded, options))
+            self.then()
+            return 7
+
+        return run
+
+    def fails(self, error: BaseException) -> None:
+        def fail() -> None:
+            raise error
+
+        self.then = fail
 
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service()
-    module = types.ModuleType("certstream.app")
-    module.run = service.run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "certstream.app", module)
+    app, commands = types.ModuleType("certstream.app"), types.ModuleType("certstream.app.commands")
+    app.run = service.entry("run")  # type: ignore[attr-defined]
+    for name in ("backfill", "merge", "maintain"):
+        setattr(commands, name, service.entry(name))
+    monkeypatch.setitem(sys.modules, "certstream.app", app)
+    monkeypatch.setitem(sys.modules, "certstream.app.commands", commands)
     return service
+
+
+DEFAULTS = LoadedConfig(Config(), None, (), ())
+COMMANDS = [["--backfill"], ["--merge", "--staging-path", "s"], ["--maintain"]]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +91,42 @@ def test_the_service_runs_as_the_flags_say_and_its_exit_code_is_ours(
     service: Service, arguments: list[str], dry_run: bool, demo: bool
 ) -> None:
     assert main(arguments) == 7
-    assert service.calls == [(LoadedConfig(Config(), None, (), ()), dry_run, demo)]
+    assert service.calls == [("run", DEFAULTS, {"dry_run": dry_run, "demo": demo})]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "options"),
+    [
+        (["--backfill"], "backfill", {"staging_path": None, "start": None, "logs": None, "dry_run": False}),
+        (
+            ["--backfill", "--staging-path", "./s", "--from", "0", "--logs", "Argon", "--dry-run"],
+            "backfill",
+            {"staging_path": "./s", "start": 0, "logs": "Argon", "dry_run": True},
+        ),
+        (
+            ["--backfill", "--from", "9223372036854775807"],
+            "backfill",
+            {"staging_path": None, "start": (1 << 63) - 1, "logs": None, "dry_run": False},
+        ),
+        (["--merge", "--staging-path", "file:///srv/s"], "merge", {"staging_path": "file:///srv/s"}),
+        (["--maintain"], "maintain", {}),
+    ],
+)
+def test_a_command_runs_as_its_flags_say_and_its_exit_code_is_ours(
+    service: Service, arguments: list[str], name: str, options: dict[str, Any]
+) -> None:
+    assert main(arguments) == 7
+    assert service.calls == [(name, DEFAULTS, options)]
+
+
+def test_the_staging_path_of_the_configuration_is_the_services_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CERTSTREAM_BACKFILL_STAGING_PATH", "./s")
+    assert main(["--merge"]) == 1
+    assert capsys.readouterr().err == "Error: --merge requires --staging-path <PATH>\n"
+    assert main(["--backfill"]) == 7
+    assert service.calls[0][2]["staging_path"] is None
 
 
 @pytest.mark.parametrize(
@@ -84,6 +138,28 @@ def test_the_service_runs_as_the_flags_say_and_its_exit_code_is_ours(
         (["--config"], "argument --config: expected one argument"),
         (["--config", ""], "argument --config: needs the path of a file"),
         (["--demo=yes"], "argument --demo: ignored explicit argument 'yes'"),
+        (["--backfill", "--merge", "--staging-path", "s"], "--backfill and --merge do not go together"),
+        (["--backfill", "--merge"], "--backfill and --merge do not go together"),
+        (["--backfill", "--maintain"], "--backfill and --maintain do not go together"),
+        (["--merge", "--demo"], "--merge and --demo do not go together"),
+        (["--maintain", "--validate-config"], "--maintain and --validate-config do not go together"),
+        (["--demo", "--validate-config"], "--demo and --validate-config do not go together"),
+        (["--from", "0"], "--from needs --backfill"),
+        (["--merge", "--staging-path", "s", "--from", "0"], "--from needs --backfill"),
+        (["--logs", "argon"], "--logs needs --backfill"),
+        (["--maintain", "--logs", "argon"], "--logs needs --backfill"),
+        (["--staging-path", "s"], "--staging-path needs --backfill or --merge"),
+        (["--maintain", "--staging-path", "s"], "--staging-path needs --backfill or --merge"),
+        (["--merge", "--staging-path", "s", "--dry-run"], "--dry-run does not go with --merge"),
+        (["--maintain", "--dry-run"], "--dry-run does not go with --maintain"),
+        (["--backfill", "--logs", ""], "argument --logs: must be a part of a log's name or URL"),
+        (["--backfill", "--logs", " "], "argument --logs: must be a part of a log's name or URL"),
+        (["--backfill", "--staging-path", ""], "argument --staging-path: must be a path or a file:// URL"),
+        (
+            ["--merge", "--staging-path", "s3://bucket/s"],
+            "argument --staging-path: must be a path or a file:// URL: tables are local in this version",
+        ),
+        (["--merge", "--staging-path"], "argument --staging-path: expected one argument"),
     ],
 )
 def test_a_mistake_in_the_flags_is_exit_1_and_one_line(
@@ -92,6 +168,25 @@ def test_a_mistake_in_the_flags_is_exit_1_and_one_line(
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert captured.err == f"certstream: {said} (see certstream --help)\n"
+    assert captured.out == ""
+    assert service.calls == []
+
+
+@pytest.mark.parametrize(
+    "text", ["-1", "+1", "1_0", "01", "", " 1", "1.0", "1e3", "0x10", "٣", "9223372036854775808", "1" * 30]
+)
+def test_the_first_index_is_read_strictly(service: Service, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    assert main(["--backfill", f"--from={text}"]) == 1
+    said = "argument --from: must be an integer from 0 to 9223372036854775807"
+    assert capsys.readouterr().err == f"certstream: {said} (see certstream --help)\n"
+    assert service.calls == []
+
+
+def test_ac4_5_cli_validation_merge_without_staging_path(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("config.yaml").write_text("port: 99999\n")  # flags are looked at before that
+    assert main(["--merge"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "Error: --merge requires --staging-path <PATH>\n"
     assert captured.out == ""
     assert service.calls == []
 
@@ -147,10 +242,54 @@ def test_every_mistake_of_the_configuration_is_a_line_and_nothing_starts(
     assert service.calls == []
 
 
-def test_a_state_error_is_one_line_and_exit_1(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
-    service.error = StateError("state.json: in use by process 7 on here")
-    assert main([]) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "state.json: in use by process 7 on here"
+@pytest.mark.parametrize("arguments", [[], *COMMANDS])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StateError("state.json: in use by process 7 on here"), "state.json: in use by process 7 on here"),
+        (StorageError("/srv/t: cannot be read:\n  No files"), "/srv/t: cannot be read: No files"),
+        (ConfigError("no log is called argon"), "no log is called argon"),
+    ],
+)
+def test_what_the_operator_must_act_on_is_one_line_and_exit_1(
+    service: Service, capsys: pytest.CaptureFixture[str], arguments: list[str], error: Exception, line: str
+) -> None:
+    service.fails(error)
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[1:] == [line]
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 130), (["--demo"], 130), *zip(COMMANDS, (0, 1, 0), strict=True)])
+def test_an_interrupt_before_the_work_began_is_that_modes_exit_code(
+    service: Service, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+) -> None:
+    service.fails(KeyboardInterrupt())
+    assert main(arguments) == code
+    said = [f"certstream: {arguments[0][2:]} interrupted"] if arguments in COMMANDS else []
+    assert capsys.readouterr().err.splitlines()[1:] == said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_interrupts_a_command_and_handlers_are_as_before(service: Service, number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    service.then = lambda: signal.raise_signal(number)
+    assert main(["--merge", "--staging-path", "s"]) == 1
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_every_example_of_the_help_is_a_command_line_that_runs(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    examples = re.findall(r"^  (certstream(?: .*)?)$", printed, re.MULTILINE)
+    assert len(examples) == 7
+    assert [main(shlex.split(example)[1:]) for example in examples] == [7] * 7
+    called = [name for name, _, _ in service.calls]
+    assert called == ["run", "run", "backfill", "backfill", "merge", "backfill", "maintain"]
+    assert max(map(len, printed.partition("examples:")[2].splitlines())) < 80
 
 
 def test_what_has_no_meaning_here_is_one_log_line(

@@ -106,7 +106,8 @@ def test_another_scheme_is_refused_and_told_why(place: str, path: str) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
-    "path", ["file://srv/t", "file://", "file://host/srv/t", "file:///srv/t?x=1", "file:///srv/t#part"]
+    "path",
+    ["file://srv/t", "file://", "file:///", "file://host/srv/t", "file:///t?x=1", "file:///t#part", "file:///t%00"],
 )
 def test_a_file_url_is_an_absolute_path_on_this_machine_and_no_more(place: str, path: str) -> None:
     line = mistake(**{variable(place): path})

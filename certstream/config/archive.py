@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated
+from urllib.parse import unquote
 
 from pydantic import AfterValidator
 
@@ -12,7 +13,7 @@ from certstream.config.option import Section, option
 _MIB = 1 << 20
 _PATH = "a path or a file:// URL"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
-_FILE_URL = re.compile(r"file://(localhost)?/[^?#]*")
+_FILE_URL = re.compile(r"file://(localhost)?/+[^/?#][^?#]*")
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # what no store's URL can hold
 
 
@@ -24,7 +25,7 @@ def checked_table_path(text: str) -> str:
         return text
     if not text.startswith("file://"):
         raise ValueError(f"must be {_PATH}: tables are local in this version")
-    if not _FILE_URL.fullmatch(text):
+    if not _FILE_URL.fullmatch(text) or _NO_TEXT.search(unquote(text)):
         raise ValueError("must be a file:// URL with an absolute path and nothing else, as in file:///srv/certstream")
     return text
 
