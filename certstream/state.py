@@ -13,7 +13,7 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,11 +111,7 @@ class StateStore:
 
     def position(self, url: str) -> LogPosition | None:
         """Return how far the log has been read, None if it never was; `url` with or without trailing slash."""
-        entry = self._logs.get(self._key(url), {})
-        if "current_index" not in entry:
-            return None
-        tree_size, last_success = int(entry.get("tree_size") or 0), int(entry.get("last_success") or 0)
-        return LogPosition(entry["current_index"], tree_size, last_success, entry.get("start_index"))
+        return _position(self._logs.get(self._key(url), {}))
 
     def begin(self, url: str, start_index: int, tree_size: int) -> None:
         """Record where following a log begins. Raises ValueError if it began before."""
@@ -258,6 +254,30 @@ class _StateFile:
         except OSError:  # a file system without hard links
             shutil.copyfile(self._path, link)
         link.replace(self._beside(".prev"))
+
+
+def read_positions(path: Path) -> dict[str, LogPosition]:
+    """The positions in a state file that another process may be writing, by URL without trailing slash.
+
+    Nothing where there is no file. Raises StateError where it cannot be read.
+    """
+    try:
+        logs = _read(path).get("logs", {})
+    except FileNotFoundError:
+        return {}
+    positions: dict[str, LogPosition] = {}
+    for key in sorted(logs):  # a key without trailing slash goes before the same with one
+        position = _position(logs[key])
+        if position is not None:
+            positions.setdefault(key.rstrip("/"), position)
+    return positions
+
+
+def _position(entry: Mapping[str, Any]) -> LogPosition | None:
+    if "current_index" not in entry:
+        return None
+    tree_size, last_success = int(entry.get("tree_size") or 0), int(entry.get("last_success") or 0)
+    return LogPosition(entry["current_index"], tree_size, last_success, entry.get("start_index"))
 
 
 def _time(when: datetime) -> str:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow as pa
 
-from certstream.archive.commit import Committer
+from certstream.archive.commit import Committed, Committer
 from certstream.archive.datafile import DataFile, FileWriter
 from certstream.archive.schema import PARTITION
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a commit made visible."""
-
-    inserted: int  # rows
-    skipped: int  # rows that the table held already
 
 
 class DenseWriter:
@@ -45,7 +35,7 @@ class DenseWriter:
             writer = self._open[url] = FileWriter(committer.root, form, date, committer.settings, dense=True)
         writer.write(pa.Table.from_batches([rows]))
 
-    def commit(self) -> Written:
+    def commit(self) -> Committed:
         """Make everything written visible, but for what the table holds already.
 
         Raises StorageError; then nothing of it is visible, and what was written is gone.
@@ -57,8 +47,7 @@ class DenseWriter:
             self.abandon()
             raise
         files, self._closed = self._closed, []
-        done = self._committer.add(files)
-        return Written(done.inserted, done.skipped)
+        return self._committer.add(files)
 
     def abandon(self) -> None:
         """Remove what was written and not committed."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from certstream.archive.commit import Committer
-from certstream.archive.writer import DenseWriter, Written
+from certstream.archive.commit import Committed, Committer
+from certstream.archive.writer import DenseWriter
 from tests.archive.archive_support import committed_files, data_files, held, rows, url
 
 A, B = url(0), url(1)
@@ -24,7 +24,7 @@ def test_logs_that_take_turns_get_one_file_each(tmp_path: Path) -> None:
         writer.write(batch(A, start, start + 10))
         writer.write(batch(B, 100 + start, 110 + start))
     assert committed_files_or_none(tmp_path) == set()
-    assert writer.commit() == Written(60, 0)
+    assert writer.commit() == Committed(60, 0)
     assert held(tmp_path) == {A: list(range(30)), B: list(range(100, 130))}
     assert sorted(Committer(tmp_path).look().dense_spans().values()) == [(A, 0, 30), (B, 100, 130)]
 
@@ -39,7 +39,7 @@ def test_a_gap_and_a_new_day_begin_a_new_file(tmp_path: Path) -> None:
     writer.write(batch(A, 7, 9))
     writer.write(batch(A, 9, 12, date="2026-11-24"))
     writer.write(pa.RecordBatch.from_pylist([], schema=batch(A, 0, 1).schema))
-    assert writer.commit() == Written(10, 0)
+    assert writer.commit() == Committed(10, 0)
     spans = Committer(tmp_path).look().dense_spans()
     assert sorted((path.split("/")[0], *span[1:]) for path, span in spans.items()) == [
         ("seen_date=2026-11-23", 0, 5), ("seen_date=2026-11-23", 7, 9), ("seen_date=2026-11-24", 9, 12),
@@ -55,13 +55,13 @@ def test_what_is_abandoned_leaves_nothing(tmp_path: Path) -> None:
     writer.abandon()
     assert held(tmp_path) == {A: list(range(5))}
     assert data_files(tmp_path) == committed_files(tmp_path)
-    assert writer.commit() == Written(0, 0)
+    assert writer.commit() == Committed(0, 0)
 
 
 def test_rows_that_came_by_another_way_meanwhile_are_skipped(tmp_path: Path) -> None:
     writer, other = DenseWriter(Committer(tmp_path)), DenseWriter(Committer(tmp_path))
     writer.write(batch(A, 0, 10))
     other.write(batch(A, 5, 15))
-    assert other.commit() == Written(10, 0)
-    assert writer.commit() == Written(5, 5)
+    assert other.commit() == Committed(10, 0)
+    assert writer.commit() == Committed(5, 5)
     assert held(tmp_path) == {A: list(range(15))}
