@@ -25,7 +25,7 @@ COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 _MODES: Final = (*COMMANDS, "demo", "validate_config")  # at most one of them; none is the service
 _MERGE_NEEDS_STAGING: Final = "Error: --merge requires --staging-path <PATH>"
 # Exit codes where a signal came before the work began: a command's own for being interrupted, else that of shells
-_INTERRUPTED: Final[dict[Command | None, int]] = {"backfill": 0, "merge": 1, "maintain": 0, None: 130}
+_INTERRUPTED: Final[dict[Command | None, int]] = {"backfill": 0, "merge": 1, "maintain": 1, None: 130}
 _LAST_INDEX: Final = (1 << 63) - 1  # an archived index is a signed 64-bit integer
 
 _EPILOG: Final = """\
@@ -49,8 +49,8 @@ Options come from the file; CERTSTREAM_* variables go before it. config.yaml
 names them all.
 
 exit codes: 0 done, or a backfill was interrupted, and the next one goes on;
-1 the operator must act, as stderr says, or a merge was interrupted; 130 and
-143 a second Ctrl+C or SIGTERM, which leaves at once"""
+1 the operator must act, as stderr says, or --merge or --maintain was
+interrupted; 130 and 143 a second Ctrl+C or SIGTERM, which leaves at once"""
 
 log = structlog.get_logger(__name__)
 

@@ -9,6 +9,7 @@ that no message and no client costs a call.
 from __future__ import annotations
 
 import asyncio
+import math
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -32,9 +33,13 @@ LogState: TypeAlias = Literal[
 ]
 LOG_STATES: Final[tuple[LogState, ...]] = get_args(LogState)
 
+ArchiveErrorKind: TypeAlias = Literal["disk_full", "storage", "conflict", "schema"]
+ARCHIVE_ERROR_KINDS: Final[tuple[ArchiveErrorKind, ...]] = get_args(ArchiveErrorKind)
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_FLUSH_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class LogMetrics:
@@ -86,6 +91,117 @@ class StreamMetrics:
         _child(self._dropped, self._dropped_child, reason).inc()
 
 
+class ArchivedLogMetrics:
+    """The archive's metrics of one log; get it from `ArchiveMetrics.log` once and keep it."""
+
+    def __init__(self, archive: ArchiveMetrics, name: str) -> None:
+        self.position = archive.position.labels(name)  # set(archived position, exclusive)
+        self.lag_entries = archive.lag_entries.labels(name)
+
+
+class ArchiveMetrics:
+    """What the archive counts: sink, backfill, merge and upkeep. `Metrics.archive` makes it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._counter = partial(Counter, registry=registry)
+        self._gauge = partial(Gauge, registry=registry)
+        self._define_sink(registry)
+        self._define_backfill()
+        self._define_merge()
+        self._define_maintenance()
+        self._logs: dict[str, ArchivedLogMetrics] = {}
+
+    def log(self, name: str) -> ArchivedLogMetrics:
+        """Return the archive's metrics of the log with that configured name; the same object each time."""
+        if name not in self._logs:
+            self._logs[name] = ArchivedLogMetrics(self, name)
+        return self._logs[name]
+
+    def error(self, kind: ArchiveErrorKind) -> None:
+        """Count one commit that failed."""
+        self._errors[kind].inc()
+
+    def watch_free_disk(self, free_bytes: Callable[[], int]) -> None:
+        """Ask at each scrape for the free bytes where the table is; NaN while that raises OSError."""
+
+        def asked() -> float:
+            try:
+                return free_bytes()
+            except OSError:
+                return math.nan
+
+        self.free_disk_bytes.set_function(asked)
+
+    def _define_sink(self, registry: CollectorRegistry) -> None:
+        counter, gauge = self._counter, self._gauge
+        self.records_written = counter("certstream_delta_records_written_total", "Rows that the sink committed.")
+        self.flushes = counter("certstream_delta_flushes_total", "Commits of the sink.")
+        self.errors = counter("certstream_delta_errors_total", "Commits of the sink that failed, by kind.", ["kind"])
+        self._errors = {kind: self.errors.labels(kind) for kind in ARCHIVE_ERROR_KINDS}
+        self.flush_seconds = Histogram(
+            "certstream_delta_flush_seconds",
+            "How long the sink's commits took.",
+            buckets=_FLUSH_BUCKETS_S,
+            registry=registry,
+        )
+        self.buffered_rows = gauge("certstream_delta_buffered_rows", "Rows that wait for a commit.")
+        self.buffered_bytes = gauge("certstream_delta_buffered_bytes", "Bytes that wait for a commit.")
+        self.let_go_entries = counter(
+            "certstream_delta_let_go_entries_total", "Entries let go of because the buffer was full, to be read again."
+        )
+        self.reread_entries = counter(
+            "certstream_delta_reread_entries_total", "Entries read again from their log, for the archive only."
+        )
+        self.position = gauge("certstream_delta_archived_position", "First index not archived yet.", ["log"])
+        self.lag_entries = gauge("certstream_delta_lag_entries", "Entries streamed, but not archived yet.", ["log"])
+        self.free_disk_bytes = gauge("certstream_delta_free_disk_bytes", "Free bytes where the table is.")
+        self.free_disk_bytes.set(math.nan)  # until somebody looks: 0 is a full disk
+        self.available = gauge("certstream_delta_available", "1 while the sink's commits succeed.")
+        self.available.set(1)
+
+    def _define_backfill(self) -> None:
+        self.backfill_running = self._gauge("certstream_backfill_running", "1 while a backfill runs.")
+        self.backfill_entries_planned = self._gauge(
+            "certstream_backfill_entries_planned", "Entries that the newest backfill set out to fetch."
+        )
+        self.backfill_entries_written = self._counter(
+            "certstream_backfill_entries_written_total", "Entries that backfills committed."
+        )
+        self.backfill_failed_ranges = self._gauge(
+            "certstream_backfill_failed_ranges", "Ranges that the newest backfill could not fetch."
+        )
+        self.backfill_last_success_timestamp_seconds, self.backfill_last_failure_timestamp_seconds = self._ends(
+            "backfill", "backfill"
+        )
+
+    def _define_merge(self) -> None:
+        self.merge_running = self._gauge("certstream_merge_running", "1 while staging is merged.")
+        self.merge_inserted = self._counter("certstream_merge_inserted_total", "Rows that merges took over.")
+        self.merge_skipped = self._counter(
+            "certstream_merge_skipped_total", "Rows of staging that the archive already had."
+        )
+        self.merge_last_success_timestamp_seconds, self.merge_last_failure_timestamp_seconds = self._ends(
+            "merge", "merge"
+        )
+
+    def _define_maintenance(self) -> None:
+        self.maintenance_running = self._gauge("certstream_maintenance_running", "1 while a pass of upkeep runs.")
+        self.maintenance_files_rewritten = self._counter(
+            "certstream_maintenance_files_rewritten_total", "Files that upkeep replaced by fewer."
+        )
+        self.maintenance_last_success_timestamp_seconds, self.maintenance_last_failure_timestamp_seconds = self._ends(
+            "maintenance", "pass of upkeep"
+        )
+
+    def _ends(self, name: str, what: str) -> tuple[Gauge, Gauge]:
+        return (
+            self._gauge(
+                f"certstream_{name}_last_success_timestamp_seconds", f"When a {what} last succeeded; 0: never."
+            ),
+            self._gauge(f"certstream_{name}_last_failure_timestamp_seconds", f"When a {what} last failed; 0: never."),
+        )
+
+
 class Metrics:
     """Every metric of one service, on a registry of its own."""
 
@@ -99,6 +215,14 @@ class Metrics:
         self._define_process(version)
         self._logs: dict[str, LogMetrics] = {}
         self._streams: dict[str, StreamMetrics] = {}
+        self._archive: ArchiveMetrics | None = None
+
+    @property
+    def archive(self) -> ArchiveMetrics:
+        """The archive's metrics. The first look defines them: a service without an archive shows none."""
+        if self._archive is None:
+            self._archive = ArchiveMetrics(self.registry)
+        return self._archive
 
     def log(self, name: str) -> LogMetrics:
         """Return the metrics of the log with that configured name; the same object each time."""

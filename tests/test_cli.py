@@ -261,7 +261,7 @@ def test_what_the_operator_must_act_on_is_one_line_and_exit_1(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 130), (["--demo"], 130), *zip(COMMANDS, (0, 1, 0), strict=True)])
+@pytest.mark.parametrize(("arguments", "code"), [([], 130), (["--demo"], 130), *zip(COMMANDS, (0, 1, 1), strict=True)])
 def test_an_interrupt_before_the_work_began_is_that_modes_exit_code(
     service: Service, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
 ) -> None:

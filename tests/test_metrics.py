@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import math
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certstream.metrics import LOG_STATES, Metrics, watch_loop_lag
+from certstream.metrics import ARCHIVE_ERROR_KINDS, LOG_STATES, Metrics, watch_loop_lag
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -100,6 +102,118 @@ def test_the_backlog_is_asked_for_at_each_scrape() -> None:
     assert samples(metrics)["certstream_stream_held_bytes", ()] == 2
 
 
+ARCHIVE_NAMES = {
+    "certstream_delta_records_written_total",
+    "certstream_delta_flushes_total",
+    "certstream_delta_errors_total",
+    "certstream_delta_buffered_rows",
+    "certstream_delta_buffered_bytes",
+    "certstream_delta_flush_seconds_count",
+    "certstream_delta_archived_position",
+    "certstream_delta_lag_entries",
+    "certstream_delta_free_disk_bytes",
+    "certstream_delta_let_go_entries_total",
+    "certstream_delta_reread_entries_total",
+    "certstream_delta_available",
+    "certstream_backfill_running",
+    "certstream_backfill_entries_planned",
+    "certstream_backfill_entries_written_total",
+    "certstream_backfill_failed_ranges",
+    "certstream_backfill_last_success_timestamp_seconds",
+    "certstream_backfill_last_failure_timestamp_seconds",
+    "certstream_merge_running",
+    "certstream_merge_inserted_total",
+    "certstream_merge_skipped_total",
+    "certstream_merge_last_success_timestamp_seconds",
+    "certstream_merge_last_failure_timestamp_seconds",
+    "certstream_maintenance_running",
+    "certstream_maintenance_files_rewritten_total",
+    "certstream_maintenance_last_success_timestamp_seconds",
+    "certstream_maintenance_last_failure_timestamp_seconds",
+}
+
+
+def archive_names(metrics: Metrics) -> set[str]:
+    prefixes = ("certstream_delta_", "certstream_backfill_", "certstream_merge_", "certstream_maintenance_")
+    return {name for name, _ in samples(metrics) if name.startswith(prefixes)}
+
+
+def test_without_an_archive_none_of_its_series_is_shown() -> None:
+    metrics = Metrics()
+    metrics.log("a")
+    assert archive_names(metrics) == set()
+
+
+def test_with_an_archive_all_of_its_series_are_shown() -> None:
+    metrics = Metrics()
+    metrics.archive.log("a")
+    of_the_histogram = {"certstream_delta_flush_seconds_bucket", "certstream_delta_flush_seconds_sum"}
+    assert archive_names(metrics) == ARCHIVE_NAMES | of_the_histogram
+    assert metrics.archive is metrics.archive
+    assert metrics.archive.log("a") is metrics.archive.log("a")
+
+
+def test_the_archives_series_carry_what_was_counted() -> None:
+    metrics = Metrics()
+    archive = metrics.archive
+    archive.records_written.inc(10_000)
+    archive.buffered_bytes.set(7)
+    archive.flush_seconds.observe(45)
+    archive.log("Argon").position.set(500)
+    archive.log("Argon").lag_entries.set(12)
+    archive.backfill_entries_written.inc(3)
+    archive.merge_skipped.inc(2)
+    archive.maintenance_files_rewritten.inc(9)
+    archive.backfill_last_failure_timestamp_seconds.set(1_790_000_000)
+    found = samples(metrics)
+    log = ("log", "Argon")
+    assert found["certstream_delta_records_written_total", ()] == 10_000
+    assert found["certstream_delta_buffered_bytes", ()] == 7
+    assert found["certstream_delta_flush_seconds_bucket", (("le", "30.0"),)] == 0
+    assert found["certstream_delta_flush_seconds_bucket", (("le", "60.0"),)] == 1
+    assert found["certstream_delta_archived_position", (log,)] == 500
+    assert found["certstream_delta_lag_entries", (log,)] == 12
+    assert found["certstream_backfill_entries_written_total", ()] == 3
+    assert found["certstream_merge_skipped_total", ()] == 2
+    assert found["certstream_maintenance_files_rewritten_total", ()] == 9
+    assert found["certstream_backfill_last_failure_timestamp_seconds", ()] == 1_790_000_000
+    assert found["certstream_backfill_last_success_timestamp_seconds", ()] == 0
+
+
+def test_errors_of_the_archive_are_of_a_bounded_set_and_all_shown_from_the_start() -> None:
+    metrics = Metrics()
+    metrics.archive.error("disk_full")
+    found = samples(metrics)
+    shown = {kind: found["certstream_delta_errors_total", (("kind", kind),)] for kind in ARCHIVE_ERROR_KINDS}
+    assert shown == {"disk_full": 1, "storage": 0, "conflict": 0, "schema": 0}
+
+
+def test_the_free_disk_is_asked_for_at_each_scrape_and_unknown_is_not_0() -> None:
+    metrics = Metrics()
+    name = "certstream_delta_free_disk_bytes", ()
+    metrics.archive.log("a")
+    assert math.isnan(samples(metrics)[name])
+    free = [7]
+
+    def free_bytes() -> int:
+        if not free:
+            raise OSError(errno.EIO, "gone")
+        return free[0]
+
+    metrics.archive.watch_free_disk(free_bytes)
+    assert samples(metrics)[name] == 7
+    free[0] = 5
+    assert samples(metrics)[name] == 5
+    free.clear()
+    assert math.isnan(samples(metrics)[name])
+
+
+def test_the_archive_is_available_until_a_commit_fails() -> None:
+    metrics = Metrics()
+    metrics.archive.log("a")
+    assert samples(metrics)["certstream_delta_available", ()] == 1
+
+
 def test_build_and_process_are_described() -> None:
     text = Metrics(version="1.2.3").exposition().decode()
     assert "certstream_build_info{" in text
@@ -112,6 +226,7 @@ def test_counters_have_no_created_series_and_end_in_total() -> None:
     metrics = Metrics()
     metrics.log("a").request("200")
     metrics.stream("lite").dropped("backlog")
+    metrics.archive.error("storage")
     for family in text_string_to_metric_families(metrics.exposition().decode()):
         assert not family.name.endswith("_created")
         if family.type == "counter":
