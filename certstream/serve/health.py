@@ -1,15 +1,17 @@
-"""What /health/deep says: each log's state, and what follows from them for the service."""
+"""What /health/deep says: each log's state, the archive's, and what follows from them for the service."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from certstream.metrics import LogState
 
 Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
+ArchiveState: TypeAlias = Literal["healthy", "failing"]
+JobState: TypeAlias = Literal["never", "running", "succeeded", "failed", "interrupted"]
 
 NO_LOGS: Final = "no logs are configured: nothing to stream"
 
@@ -42,6 +44,30 @@ class LogHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveHealth:
+    """The archive as the sink sees it."""
+
+    state: ArchiveState  # failing: the newest commit did not succeed
+    last_error: str | None
+    last_commit_s: float | None  # Unix time of the newest commit
+    buffered_rows: int
+    buffered_bytes: int
+    lag_entries: int  # streamed but not archived, of all logs
+    free_disk_bytes: int | None  # None where it cannot be found out
+
+
+@dataclass(frozen=True, slots=True)
+class JobHealth:
+    """The newest run of `backfill`, `merge` or `maintenance`."""
+
+    state: JobState = "never"
+    started_s: float | None = None  # Unix time
+    ended_s: float | None = None
+    detail: Mapping[str, int | str] = field(default_factory=dict)  # what it did, by names of its own
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeepHealth:
     """The service as a whole."""
 
@@ -50,20 +76,45 @@ class DeepHealth:
     uptime_s: float
     logs: Sequence[LogHealth] = ()
     warnings: Sequence[str] = ()
+    archive: ArchiveHealth | None = None  # None: there is none
+    jobs: Mapping[str, JobHealth] = field(default_factory=dict)  # by name
 
 
-def assess(logs: Sequence[LogHealth], *, version: str, uptime_s: float, warnings: Sequence[str] = ()) -> DeepHealth:
+def assess(
+    logs: Sequence[LogHealth],
+    *,
+    version: str,
+    uptime_s: float,
+    warnings: Sequence[str] = (),
+    archive: ArchiveHealth | None = None,
+    jobs: Mapping[str, JobHealth] | None = None,
+) -> DeepHealth:
     """Judge the service by its logs: unhealthy when more than half are, degraded when any log is not healthy.
 
-    Without logs it is degraded, and a warning says so. Warnings of the caller change nothing.
+    Without logs it is degraded, and a warning says so. So it is while the archive fails, and no more than that: the
+    streams go on, and what is missing is read again. A failed job is a warning, as those of the caller: they change
+    nothing.
     """
     counts = _count(logs)
+    failing = archive is not None and archive.state == "failing"
     status: Status = "healthy"
-    if counts["degraded"] or counts["unhealthy"] or not logs:
+    if counts["degraded"] or counts["unhealthy"] or not logs or failing:
         status = "degraded"
     if counts["unhealthy"] * 2 > len(logs):
         status = "unhealthy"
-    return DeepHealth(status, version, uptime_s, tuple(logs), (*warnings, *(() if logs else (NO_LOGS,))))
+    jobs = dict(jobs or {})
+    found = (*warnings, *_warnings(logs, archive, jobs))
+    return DeepHealth(status, version, uptime_s, tuple(logs), found, archive, jobs)
+
+
+def _warnings(logs: Sequence[LogHealth], archive: ArchiveHealth | None, jobs: Mapping[str, JobHealth]) -> Iterator[str]:
+    if not logs:
+        yield NO_LOGS
+    if archive is not None and archive.state == "failing":
+        yield f"the archive fails, and is tried again: {archive.last_error or 'no reason is known'}"
+    for name, job in jobs.items():
+        if job.state == "failed":
+            yield f"{name} failed: {job.error or 'no reason is known'}"
 
 
 def to_json(health: DeepHealth, active_connections: int) -> dict[str, Any]:
@@ -80,6 +131,8 @@ def to_json(health: DeepHealth, active_connections: int) -> dict[str, Any]:
         "logs_unhealthy": counts["unhealthy"],
         "warnings": list(health.warnings),
         "logs": [asdict(log) for log in health.logs],
+        "archive": None if health.archive is None else asdict(health.archive),
+        "jobs": {name: asdict(replace(job, detail=dict(job.detail))) for name, job in health.jobs.items()},
     }
 
 
