@@ -29,6 +29,7 @@ from certstream.intervals import Intervals
 DENSE: Final = "dense"
 MIXED: Final = "mixed"
 
+_READ_BYTES: Final = 1 << 16  # of a column at a time
 _STATISTICS: Final = ("cert_index", "source_url", "seen", "not_before", "not_after")
 _REPEATING: Final = (
     "update_type", "seen", "source_name", "source_url", "cert_link", "not_before", "not_after", "is_ca",
@@ -202,7 +203,8 @@ def read_parts(file: Path, date: str, *, rows_at_a_time: int = 8192) -> Iterator
     Raises StorageError.
     """
     try:
-        with pq.ParquetFile(file) as parquet:
+        # Without these the column chunks of a whole row group are in memory: of a foreign file, all of it
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
             for batch in parquet.iter_batches(rows_at_a_time, use_threads=False):
                 rows = pa.Table.from_batches([batch])
                 yield rows.append_column(PARTITION, pa.repeat(pa.scalar(date, pa.string()), len(rows)))
