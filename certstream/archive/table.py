@@ -6,9 +6,11 @@ whatever another writer did meanwhile is seen, because the caller must look agai
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,11 @@ from certstream.errors import StorageError, TableError
 from certstream.intervals import Intervals
 
 _CONFIGURATION: Final = {"delta.dataSkippingStatsColumns": "cert_index,source_url,seen,not_before,not_after"}
+_RETENTION: Final = "delta.deletedFileRetentionDuration"
+_DEFAULT_RETENTION_HOURS: Final = 168  # of that, where a table does not say (Delta protocol)
+_UNIT_HOURS: Final = {"hour": 1, "day": 24, "week": 168}
+_LAST_CHECKPOINT: Final = "_last_checkpoint"
+_FILES_AT_A_TIME: Final = 1024  # as objects: some KB each
 # Readers that know nothing of these would show rows that are gone, or none of a column
 _REFUSED_FEATURES: Final = frozenset({"deletionVectors", "columnMapping"})
 
@@ -67,15 +74,16 @@ class Snapshot:
 
     def files(self, but: AbstractSet[str] = frozenset()) -> Iterator[TableFile]:
         """The files of this version without those named."""
-        for row in self._without(but).to_pylist():
-            yield TableFile(
-                row["path"],
-                row.get(f"partition.{PARTITION}") or "",
-                row["size_bytes"],
-                row["modification_time"],
-                row.get("num_records"),
-                row,
-            )
+        for batch in self._without(but).to_batches(max_chunksize=_FILES_AT_A_TIME):
+            for row in batch.to_pylist():
+                yield TableFile(
+                    row["path"],
+                    row.get(f"partition.{PARTITION}") or "",
+                    row["size_bytes"],
+                    row["modification_time"],
+                    row.get("num_records"),
+                    row,
+                )
 
     def _without(self, but: AbstractSet[str]) -> pa.Table:
         if not but:
@@ -163,14 +171,94 @@ class Snapshot:
                 raise StorageError(f"{self.root / file.path}: has {size_bytes} bytes, {file.size_bytes} were written")
 
     def _sync(self, version: int) -> None:
+        """Bring a commit to the disk, and the checkpoint that deltalake wrote with it, if it did.
+
+        Not left to the kernel: a checkpoint that a power failure cuts off makes the table unreadable.
+        """
         directory = self.root / storage.DELTA_LOG
+        checkpoint = directory / f"{version:020}.checkpoint.parquet"
         try:
-            storage.sync_file(directory / f"{version:020}.json")
+            with suppress(FileNotFoundError):  # a checkpoint made it superfluous, and it was cleaned up
+                storage.sync_file(directory / f"{version:020}.json")
+            if checkpoint.exists():
+                storage.sync_file(checkpoint)
+                storage.sync_file(directory / _LAST_CHECKPOINT)
             storage.sync_directory(directory)
-        except FileNotFoundError:
-            pass  # a checkpoint made it superfluous, and it was cleaned up
         except OSError as exc:
             raise storage.storage_error(directory, exc) from exc
+
+    def checkpoint(self, commits: int) -> bool:
+        """Write a checkpoint of this version if so many commits came since the last one; whether it did.
+
+        Raises StorageError.
+        """
+        directory = self.root / storage.DELTA_LOG
+        if self.version - _checkpointed(directory) < commits:
+            return False
+        try:
+            self._delta.create_checkpoint()
+        except (DeltaError, OSError) as exc:
+            raise _storage_error(directory, exc) from exc
+        self._sync(self.version)
+        return True
+
+    def clean_log(self) -> None:
+        """Remove what of the log is older than the table wants it (30 days) and a checkpoint replaces.
+
+        Raises StorageError.
+        """
+        try:
+            self._delta.cleanup_metadata()
+        except (DeltaError, OSError) as exc:
+            raise _storage_error(self.root / storage.DELTA_LOG, exc) from exc
+
+    def remember_removed(self, hours: int) -> None:
+        """See to it that the log knows removed files for so long, by a commit where the table says less.
+
+        Raises StorageError.
+        """
+        if _hours((self._delta.metadata().configuration or {}).get(_RETENTION)) >= hours:
+            return
+        try:
+            self._delta.alter.set_table_properties({_RETENTION: f"interval {hours} hours"})
+        except (DeltaError, OSError) as exc:
+            raise _storage_error(self.root, exc) from exc
+        self._sync(self._delta.version())
+
+    def removed_files(self, retention_hours: int) -> frozenset[str]:
+        """Files that commits removed longer ago than that, whether they are still there or not. Raises StorageError."""
+        return self._unused(retention_hours, full=False)
+
+    def unknown_files(self, retention_hours: int) -> frozenset[str]:
+        """Files not modified for so long that neither this version nor a younger commit that removed them names.
+
+        Looks at all files below the table; `remember_removed` goes before it. Raises StorageError.
+        """
+        return self._unused(retention_hours, full=True) - self._unused(retention_hours, full=False)
+
+    def _unused(self, retention_hours: int, *, full: bool) -> frozenset[str]:
+        try:
+            # Only asked for: deltalake's own vacuum makes two commits and cannot run on a full disk
+            unused = self._delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=full)
+        except (DeltaError, OSError) as exc:
+            raise _storage_error(self.root, exc) from exc
+        return frozenset(unused) - self.paths
+
+
+def _checkpointed(directory: Path) -> int:
+    """The version of the last checkpoint, -1 where none is known."""
+    try:
+        return int(orjson.loads((directory / _LAST_CHECKPOINT).read_bytes())["version"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return -1
+
+
+def _hours(interval: str | None) -> float:
+    """A table's retention: `interval 1 week`, `interval 168 hours`; 0 where it is in no such form."""
+    if interval is None:
+        return _DEFAULT_RETENTION_HOURS
+    match = re.fullmatch(r"(?:interval )?([0-9]{1,9}) (hour|day|week)s?", interval.strip(), re.IGNORECASE)
+    return int(match[1]) * _UNIT_HOURS[match[2].lower()] if match else 0
 
 
 class Table:
