@@ -116,16 +116,25 @@ class Committer:
             self.discard(addition.files)
             raise
 
-    def replace(self, removed: Sequence[TableFile], added: Sequence[DataFile]) -> bool:
-        """Commit files that hold exactly the rows of others, which go; False where one of those is gone already.
+    def replace(
+        self,
+        removed: Sequence[TableFile],
+        added: Sequence[DataFile],
+        *,
+        check: Callable[[Snapshot], bool] = lambda _snapshot: True,
+    ) -> bool:
+        """Commit files that hold exactly the keys of others, which go; False where one of those is gone already.
 
-        The caller removes `added` then. Raises StorageError.
+        False also where `check` says so of the snapshot that the commit follows: whoever leaves keys out because
+        other files hold them sees to it there that those do. The caller removes `added` then. Raises StorageError.
         """
 
         def attempt() -> bool:
             snapshot = self.look()
             if not {file.path for file in removed} <= snapshot.paths:
-                return {file.path for file in added} <= snapshot.paths
+                return bool(added) and {file.path for file in added} <= snapshot.paths
+            if not check(snapshot):
+                return False
             snapshot.commit(added, fence(snapshot), removed=removed, data_change=False)
             self.coverage.add(added)
             return True
