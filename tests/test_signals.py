@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 30.0
 
-# Waits for `stop`, unless told to stay. What it prints: ready, hang-up, stopped (again), left, ending
+# Waits for `stop`, unless told to stay. What it prints: ready, hang-up, stopped (again), left, ending; before that, early or before
 CHILD = """
 import asyncio, atexit, contextlib, signal, sys, structlog, uvloop
 from certstream.signals import Signals, interrupting
@@ -45,6 +45,9 @@ if "end" in words:
     atexit.register(end)
 
 async def work():
+    if "before" in words:
+        say("before")
+        await asyncio.Event().wait()
     called = (lambda: say("hang-up")) if "callback" in words else None
     with Signals(on_hang_up=called, hang_up_ends="ends" in words) as signals:
         say("ready")
@@ -301,9 +304,10 @@ async def test_leaving_restores_what_was_before() -> None:
 
 
 @pytest.mark.parametrize("number", ALL)
-def test_a_signal_before_a_commands_work_is_an_interrupt(start: Start, number: signal.Signals) -> None:
-    child = start("command", "early")
-    child.says("early")
+@pytest.mark.parametrize("when", ["early", "before"])
+def test_a_signal_before_a_commands_work_is_an_interrupt(start: Start, number: signal.Signals, when: str) -> None:
+    child = start("command", when)
+    child.says(when)
     child.send(number)
     child.says("interrupted")
     assert child.end() == (3, "")
