@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 30.0
 
-# Waits for `stop`, unless told to stay. What it prints: ready, hang-up, stopped (again), left, ending; before that, early or before
+# Waits for `stop`, unless told otherwise. What it prints, in this order: early, before, ready, hang-up, stopped, again,
+# left, ending, interrupted
 CHILD = """
 import asyncio, atexit, contextlib, signal, sys, structlog, uvloop
 from certstream.signals import Signals, interrupting
