@@ -1,4 +1,4 @@
-"""From raw entries to the streams: decode, leave out what another log showed, encode for those who listen."""
+"""From raw entries to the streams and the archive: decode, leave out what another log showed, encode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, TypeVarTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ _INLINE_ENTRIES: Final = 64
 _INLINE_BYTES: Final = 256 << 10
 
 T = TypeVar("T")
+Packed = TypeVar("Packed")
 Ts = TypeVarTuple("Ts")
 
 
@@ -50,11 +51,21 @@ class Fresh(Protocol):
         """Certificates remembered."""
 
 
+class Archive(Protocol[Packed]):
+    """What keeps every entry: those too that another log showed, and those that cannot be read."""
+
+    def pack(self, batch: CertificateBatch) -> Packed:
+        """Make the rows of a batch. The costly part, called in whatever thread; never raises."""
+
+    def take(self, rows: Packed) -> None:
+        """Take rows, at the moment when their messages go out; never raises."""
+
+
 class Publisher:
     """Publishes the batches of all logs; each log's in the order in which it awaits `publish`.
 
     Holds nothing but the batches that are being published: one per log. A batch whose publishing is cancelled was
-    given to all who listen or to nobody.
+    given to the archive and all who listen, or to nobody.
     """
 
     def __init__(
@@ -64,12 +75,14 @@ class Publisher:
         *,
         kinds: Collection[StreamKind],
         dedup: Fresh | None = None,
+        archive: Archive[Any] | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._streams = streams
         self._metrics = metrics
         self._kinds = tuple(kinds)
         self._dedup = dedup
+        self._archive = archive
         self._wall = wall
         # One thread: decoding is CPU work, two of them would only take turns at the interpreter.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
@@ -79,17 +92,20 @@ class Publisher:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def publish(self, entries: EntryBatch) -> None:
-        """Give the messages of one batch to all who listen; returns when they are handed over."""
+        """Give one batch to the archive and its messages to all who listen; returns when they are handed over."""
         seen_s = self._wall()
         batch = await self._off_loop(entries, _decode, entries, seen_s)
         rows = self._fresh_rows(batch)
         wanted = [kind for kind in self._kinds if self._streams.wants(kind)]
-        messages, failures = await self._off_loop(entries, _encode, batch, wanted, rows)
+        encoded = await self._off_loop(entries, _encode, batch, wanted, rows, self._archive)
         await self._give_examples(entries, seen_s, wanted)
+        # From here on nothing waits: a cancellation comes before all of it or after.
+        if self._archive is not None:
+            self._archive.take(encoded.packed)
         for kind in wanted:
-            self._streams.publish(kind, messages[kind])
+            self._streams.publish(kind, encoded.messages[kind])
         self._metrics.entries_published.inc(len(rows))
-        for field, count in failures.items():
+        for field, count in encoded.failures.items():
             self._metrics.decode_failed(field, count)
 
     def _fresh_rows(self, batch: CertificateBatch) -> list[int]:
@@ -131,12 +147,19 @@ def _decode(entries: EntryBatch, seen_s: float) -> CertificateBatch:
     return batch
 
 
+class _Encoded(NamedTuple):
+    messages: dict[StreamKind, list[bytes]]
+    packed: Any  # for the archive
+    failures: Counter[str]  # what could not be read
+
+
 def _encode(
-    batch: CertificateBatch, kinds: Sequence[StreamKind], rows: list[int]
-) -> tuple[dict[StreamKind, list[bytes]], Counter[str]]:
-    """The messages of each kind, and what could not be read."""
+    batch: CertificateBatch, kinds: Sequence[StreamKind], rows: list[int], archive: Archive[Any] | None
+) -> _Encoded:
+    """The messages of each kind for `rows`, and every row for the archive."""
     messages = {kind: batch.messages(kind, rows) for kind in kinds}
-    return messages, batch.failures()
+    packed = None if archive is None else archive.pack(batch)
+    return _Encoded(messages, packed, batch.failures())
 
 
 def _encode_alone(entries: EntryBatch, seen_s: float, kinds: Sequence[StreamKind]) -> dict[StreamKind, list[bytes]]:

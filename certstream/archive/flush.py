@@ -1,0 +1,128 @@
+"""One commit of the live sink: packed rows into files, each key once, and the positions that move with them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from certstream.archive import storage
+from certstream.archive.buffer import PackedRows
+from certstream.archive.commit import Committer
+from certstream.archive.datafile import DataFile, write_file
+from certstream.archive.schema import PARTITION
+from certstream.errors import StorageError
+from certstream.intervals import Intervals
+
+
+class CrashError(StorageError):
+    """What failed is this program, by an error that it does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """What to commit."""
+
+    parts: Sequence[PackedRows]
+    starts: Mapping[str, int]  # of logs: where the archive of those without a position begins
+    limits: Mapping[str, int]  # of the same logs: the position moves at most to there
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """What was committed, and how those logs stand."""
+
+    inserted: int  # rows
+    positions: Mapping[str, int]
+    settled: Mapping[str, Intervals]  # from the position to the limit: archived, or dropped on purpose
+
+
+class Flusher:
+    """Commits for the sink; belongs to the sink's thread."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+
+    def open(self) -> None:
+        """See that the table can be continued, or make it. Raises TableError where it cannot, StorageError."""
+        with _named():
+            if self._committer.table.open() is None:
+                self._committer.look()
+
+    def flush(self, flush: Flush) -> Flushed:
+        """Commit all of it at once; without anything to commit, look at the table. Raises StorageError."""
+        with _named():
+            return self._flush(flush)
+
+    def _flush(self, flush: Flush) -> Flushed:
+        committer = self._committer
+        done = committer.add(self._written(flush.parts), starts=flush.starts, limits=flush.limits)
+        settled = {
+            url: (committer.coverage.of(url) | committer.dropped.of(url)).within(position, flush.limits[url])
+            for url, position in done.positions.items()
+        }
+        return Flushed(done.inserted, done.positions, settled)
+
+    def _written(self, parts: Sequence[PackedRows]) -> list[DataFile]:
+        """A file per day, its rows sorted; without what is known to be archived."""
+        if not parts:
+            return []
+        committer, form = self._committer, self._committer.form()
+        files: list[DataFile] = []
+        try:
+            for date, batches in self._by_date(parts).items():
+                rows = pa.Table.from_batches(batches).combine_chunks()  # thousands of small ones are written slowly
+                files.append(write_file(committer.root, form, date, rows, committer.settings))
+        except BaseException:
+            committer.discard(files)
+            raise
+        return files
+
+    def _by_date(self, parts: Sequence[PackedRows]) -> dict[str, list[pa.RecordBatch]]:
+        by_log: dict[str, list[PackedRows]] = defaultdict(list)
+        for part in parts:
+            by_log[part.url].append(part)
+        by_date: dict[str, list[pa.RecordBatch]] = defaultdict(list)
+        for url, of_log in sorted(by_log.items()):
+            for batch in _distinct(of_log, self._committer.coverage.of(url)):
+                by_date[batch.column(PARTITION)[0].as_py()].append(batch)
+        return by_date
+
+    def free_bytes(self) -> int | None:
+        """Free bytes of the disk, None where it cannot be asked."""
+        try:
+            return storage.free_bytes(self._committer.root)
+        except StorageError:
+            return None
+
+    def save_coverage(self) -> None:
+        """Remember what the files hold, for the next start."""
+        self._committer.coverage.save()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Let no error out but StorageError: whatever it is, the rows are kept."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except BaseException as exc:  # deltalake's panics are no Exceptions
+        raise CrashError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _distinct(parts: Sequence[PackedRows], held: Intervals) -> Iterator[pa.RecordBatch]:
+    """The rows of one log that are not held, in order, each once."""
+    ordered = sorted(parts, key=lambda part: part.start)
+    spans = Intervals.of(*((part.start, part.stop) for part in ordered))
+    if spans.count == sum(map(len, ordered)) and not len(spans & held):
+        yield from (part.unpacked() for part in ordered)
+        return
+    for part in ordered:
+        span, rows = Intervals.of((part.start, part.stop)), part.unpacked()
+        for start, stop in span - held:
+            yield rows.slice(start - part.start, stop - start)
+        held |= span

@@ -1,0 +1,365 @@
+"""The live sink: what is streamed is committed to the table soon after, and never stops for the table.
+
+    take → buffer → flush in the sink's thread: files, then one commit with the positions that they move
+
+Of each followed log the sink knows the archived position (in the table) and the streamed one. What lies between them
+and is neither in the table nor in the buffer is `missing`, and to be read again from the log: what an earlier run had
+streamed and not committed, or what was let go because the table could not be written for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Self, TypeVar, TypeVarTuple
+
+import structlog
+
+from certstream.archive.buffer import Buffer, PackedRows, pack
+from certstream.archive.commit import Committer
+from certstream.archive.flush import CrashError, Flush, Flushed, Flusher
+from certstream.archive.standing import ArchivedLog, SinkSettings, SinkStatus
+from certstream.certs.batch import CertificateBatch
+from certstream.ct.types import LogInfo
+from certstream.errors import StorageError, TableError
+from certstream.intervals import Intervals
+from certstream.metrics import ArchiveMetrics
+
+_SAVE_INTERVAL_S: Final = 600.0  # between two times that the coverage is remembered: it grows with each flush
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Sink:
+    """Commits the rows that it takes, from a thread of its own, while `run` runs.
+
+    `async with` opens and closes it. The buffer holds at most `buffer_bytes` and a batch. While the table cannot be
+    written, it keeps the rows, tries again at growing intervals, and at the bound lets go of all rows that wait.
+    All methods but `pack` belong to the event loop.
+    """
+
+    def __init__(
+        self,
+        committer: Committer,
+        settings: SinkSettings,
+        metrics: ArchiveMetrics,
+        *,
+        wall: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """Commit through `committer`, which then belongs to the sink's thread; `chance` is in [0, 1)."""
+        self._settings = settings
+        self._metrics = metrics
+        self._wall = wall
+        self._chance = chance
+        self._flusher = Flusher(committer)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
+        self._logs: dict[str, ArchivedLog] = {}
+        self._buffer = Buffer(settings.buffer_bytes)
+        self._changed = asyncio.Event()  # something may be due
+        self._turn = asyncio.Event()  # set, and replaced, after each attempt to commit
+        self._flushing: asyncio.Task[None] | None = None
+        self._waiting_since = 0.0  # of the event loop's clock, like all times but `wall`
+        self._crowded = False  # rows that are read again wait for room
+        self._failures = 0  # in a row
+        self._retry_at = 0.0
+        self._letting_go = False
+        self._save_at = 0.0
+        self._last_error: str | None = None
+        self._last_commit_s: float | None = None
+        self._free_bytes: int | None = None
+        metrics.buffered_rows.set_function(lambda: self._buffer.rows)
+        metrics.buffered_bytes.set_function(lambda: self._buffer.size_bytes)
+
+    async def __aenter__(self) -> Self:
+        """Look at the table. Raises TableError where it is not ours to continue; any other failure is tried again."""
+        try:
+            async with asyncio.timeout(self._settings.begin_wait_s):
+                await self._in_thread(self._flusher.open)
+        except TableError:
+            self._thread.shutdown(wait=False)
+            raise
+        except StorageError as exc:
+            self._failed(exc)
+        except TimeoutError:
+            self._failed(StorageError("the table cannot be opened in time"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Commit what is there, as far as time allows; the rest is read again at the next start."""
+        try:
+            async with asyncio.timeout(self._settings.close_wait_s):
+                await self._finish()
+        except TimeoutError:
+            pass
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._buffer.rows:
+            logger.warning(
+                "not all rows could be archived before the end, they are read again at the next start",
+                rows=self._buffer.rows,
+                error=self._last_error,
+            )
+
+    async def _finish(self) -> None:
+        if self._flushing is not None:
+            await asyncio.shield(self._flushing)
+        while self._buffer.waiting_rows or self._is_beginning:
+            await self._attempt(rows=True)
+            if self.is_failing:
+                return
+        await self._in_thread(self._flusher.save_coverage)
+
+    async def run(self) -> None:
+        """Commit what is taken, until cancelled. Raises nothing."""
+        while True:
+            await self._until_due()
+            await self._attempt(rows=self.is_failing or self._rows_due_at() <= self._now())
+
+    # What is streamed
+
+    async def begin(self, log: LogInfo, index: int) -> None:
+        """Take up a log, whose entries are streamed from `index` on; without effect for one that is taken up.
+
+        Where the table knows no position of it, the archive begins here: that is committed before this returns, unless
+        it takes longer than `begin_wait_s` or the archive fails; then it is committed later. Where the table's position
+        is below `index`, what lies between was streamed before and is `missing`: so take up a log that was read before
+        at once, not only when it has new entries.
+        """
+        known = self._log(log, index)
+        try:
+            async with asyncio.timeout(self._settings.begin_wait_s):
+                while known.archived is None and not self.is_failing:
+                    await self._turn.wait()
+        except TimeoutError:
+            logger.warning("archive takes long, log is streamed before its archive begins", log=log.name, index=index)
+
+    def pack(self, batch: CertificateBatch) -> PackedRows | None:
+        """The rows of a batch, for `take`; costly, and may be called in any thread.
+
+        None of a batch without entries, and of one whose rows cannot be made: that is logged, and it will be missing.
+        """
+        try:
+            return pack(batch) if len(batch) else None
+        except Exception:
+            entries = batch.entries
+            logger.exception("rows cannot be made", log=entries.log.name, start=entries.start, stop=entries.stop)
+            return None
+
+    def take(self, rows: PackedRows | None) -> None:
+        """Take rows that are streamed at this moment. At the bound, what waits is let go of, to be read again."""
+        if rows is None:
+            return
+        log = self._log(rows.log, rows.start)
+        log.streamed = max(log.streamed, rows.stop)
+        lane = self._buffer.live
+        if not lane.has_room(rows):
+            self._note_let_go(lane.let_go())
+        self._add(lane.add, rows)
+
+    # What is read again
+
+    def missing(self, url: str) -> Intervals:
+        """What is to be read again of a log: streamed, and neither archived, dropped on purpose nor in the buffer."""
+        log = self._logs.get(url)
+        if log is None or log.archived is None:
+            return Intervals()
+        return log.open() - self._buffer.spans(url)
+
+    async def wait_missing(self, url: str) -> Intervals:
+        """Wait until something is missing of a log and the archive works; what that is, at least one index."""
+        while True:
+            if not self.is_failing and len(missing := self.missing(url)):
+                return missing
+            await self._turn.wait()
+
+    async def take_again(self, rows: PackedRows) -> None:
+        """Take rows that were read again, for the archive only, once there is room: live ones are never let go of
+        for them, and they never are. What is taken is `missing` no more."""
+        lane = self._buffer.again
+        while self.is_failing or not lane.has_room(rows):
+            if not self.is_failing:
+                self._crowded = True
+                self._changed.set()
+            await self._turn.wait()
+        self._metrics.reread_entries.inc(len(rows))
+        self._add(lane.add, rows)
+
+    # How it stands
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last attempt to commit failed."""
+        return self._failures > 0
+
+    def archived(self, url: str) -> int | None:
+        """The archived position of a log, None where the table was not asked yet."""
+        log = self._logs.get(url)
+        return log.archived if log else None
+
+    def streamed(self, url: str) -> int | None:
+        """The index after the last one that was taken of a log, or where it began; None of a log never begun."""
+        log = self._logs.get(url)
+        return log.streamed if log else None
+
+    def status(self) -> SinkStatus:
+        """Say how the archive is doing."""
+        return SinkStatus(
+            state="failing" if self.is_failing else "healthy",
+            last_error=self._last_error,
+            last_commit_s=self._last_commit_s,
+            buffered_rows=self._buffer.rows,
+            buffered_bytes=self._buffer.size_bytes,
+            lag_entries=sum(log.open().count for log in self._logs.values()),
+            missing_entries=sum(self.missing(url).count for url in self._logs),
+            free_disk_bytes=self._free_bytes,
+        )
+
+    async def attempted(self) -> SinkStatus:
+        """Wait until the next attempt to commit is over, successful or not; how the archive is doing then."""
+        await self._turn.wait()
+        return self.status()
+
+    # Committing
+
+    def _log(self, info: LogInfo, index: int) -> ArchivedLog:
+        url = info.base_url
+        if url not in self._logs:
+            log = self._logs[url] = ArchivedLog(info, index)
+            self._metrics.log(info.name).lag_entries.set_function(lambda: log.open().count)
+            self._changed.set()
+        return self._logs[url]
+
+    def _add(self, add: Callable[[PackedRows], None], rows: PackedRows) -> None:
+        if not self._buffer.waiting_rows:
+            self._waiting_since = self._now()
+            self._changed.set()
+        add(rows)
+        if self._is_full:
+            self._changed.set()
+
+    def _note_let_go(self, rows: int) -> None:
+        self._metrics.let_go_entries.inc(rows)
+        if not self._letting_go:
+            self._letting_go = True
+            logger.warning(
+                "archive's buffer is full, its rows are let go of and read again later",
+                rows=rows,
+                buffer_bytes=self._settings.buffer_bytes,
+                error=self._last_error,
+            )
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether as much waits as is to be committed at once."""
+        return self._buffer.waiting_rows >= self._settings.batch_rows or self._buffer.fills_a_draw
+
+    @property
+    def _is_beginning(self) -> bool:
+        return any(log.archived is None for log in self._logs.values())
+
+    def _rows_due_at(self) -> float:
+        if not self._buffer.waiting_rows:
+            return float("inf")
+        at_once = self._crowded or self._is_full
+        return 0.0 if at_once else self._waiting_since + self._settings.flush_interval_s
+
+    async def _until_due(self) -> None:
+        while True:
+            self._changed.clear()
+            due_at = self._retry_at if self.is_failing else 0.0 if self._is_beginning else self._rows_due_at()
+            if due_at <= self._now():
+                return
+            try:
+                async with asyncio.timeout_at(None if due_at == float("inf") else due_at):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _attempt(self, *, rows: bool) -> None:
+        """Commit once, or wait for the commit that goes on; cancelling this cancels neither."""
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush(rows=rows), name="archive flush")
+        await asyncio.shield(self._flushing)
+
+    async def _flush(self, *, rows: bool) -> None:
+        behind = {url: log for url, log in self._logs.items() if log.is_behind()}
+        starts = {url: log.first for url, log in behind.items()}
+        limits = {url: log.streamed for url, log in behind.items()}
+        flush = Flush(self._buffer.draw() if rows else [], starts, limits)
+        self._crowded = self._crowded and not rows
+        began = self._now()
+        try:
+            try:
+                flushed = await self._in_thread(self._flusher.flush, flush)
+            except StorageError as exc:
+                self._buffer.put_back()
+                self._failed(exc)
+            else:
+                self._buffer.settle()
+                self._succeeded(flush, flushed, self._now() - began)
+            await self._look_after()
+        finally:
+            self._flushing = None
+            self._turn.set()
+            self._turn = asyncio.Event()
+
+    def _succeeded(self, flush: Flush, flushed: Flushed, took_s: float) -> None:
+        if self.is_failing:
+            logger.info("archive works again", rows=self._buffer.rows, failures=self._failures)
+        self._failures = 0
+        self._letting_go = False
+        self._metrics.available.set(1)
+        self._last_commit_s = self._wall()
+        self._metrics.records_written.inc(flushed.inserted)
+        if flush.parts:
+            self._metrics.flushes.inc()
+            self._metrics.flush_seconds.observe(took_s)
+        for url, position in flushed.positions.items():
+            self._settled(self._logs[url], position, flushed.settled[url])
+
+    def _settled(self, log: ArchivedLog, position: int, settled: Intervals) -> None:
+        taken_up = log.archived is None
+        log.archived, log.settled = position, settled
+        self._metrics.log(log.info.name).position.set(position)
+        if taken_up:
+            missing = self.missing(log.info.base_url).count
+            logger.info("archiving log", log=log.info.name, position=position, streamed=log.streamed, missing=missing)
+
+    def _failed(self, exc: StorageError) -> None:
+        self._failures += 1
+        self._last_error = str(exc)
+        self._metrics.errors.labels(exc.kind).inc()
+        self._metrics.available.set(0)
+        delay_s = min(self._settings.retry_max_s, self._settings.retry_initial_s * 2.0 ** min(self._failures - 1, 32))
+        self._retry_at = self._now() + delay_s * (1 - self._chance() / 2)
+        if self._failures == 1:
+            crash = exc if isinstance(exc, CrashError) else None
+            logger.warning(
+                "archive cannot be written, rows are kept and tried again",
+                error=self._last_error,
+                kind=exc.kind,
+                exc_info=crash,
+            )
+
+    async def _look_after(self) -> None:
+        """What is done now and then, after a commit or a failure."""
+        self._free_bytes = await self._in_thread(self._flusher.free_bytes)
+        self._metrics.free_disk_bytes.set(math.nan if self._free_bytes is None else self._free_bytes)
+        if self._now() >= self._save_at and not self.is_failing:
+            self._save_at = self._now() + _SAVE_INTERVAL_S
+            await self._in_thread(self._flusher.save_coverage)
+
+    async def _in_thread(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,57 @@
+"""How the archive of the live feed stands: as a whole, and of each log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from certstream.ct.types import LogInfo
+from certstream.intervals import Intervals
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSettings:
+    """When the sink commits, and what it does while it cannot."""
+
+    batch_rows: int = 10_000  # that are committed as soon as there are as many
+    flush_interval_s: float = 30.0  # that a row waits at most
+    buffer_bytes: int = 128 << 20  # of rows that wait; past it they are let go
+    retry_initial_s: float = 1.0  # wait after the first failure; doubles
+    retry_max_s: float = 60.0
+    begin_wait_s: float = 5.0  # that a log's first entry waits for the archive at most
+    close_wait_s: float = 3.0  # that the last commits may take
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStatus:
+    """How the archive is doing."""
+
+    state: Literal["healthy", "failing"]
+    last_error: str | None  # of the last failure, also when it is over
+    last_commit_s: float | None  # Unix time
+    buffered_rows: int
+    buffered_bytes: int
+    lag_entries: int  # streamed and not in the table, of all logs
+    missing_entries: int  # of these, to be read again
+    free_disk_bytes: int | None
+
+
+class ArchivedLog:
+    """How one followed log stands."""
+
+    def __init__(self, info: LogInfo, first: int) -> None:
+        self.info = info
+        self.first = first  # where this run of the service began
+        self.streamed = first
+        self.archived: int | None = None  # None until the table was asked
+        self.settled = Intervals()  # in the table or dropped on purpose, from `archived` on
+
+    def is_behind(self) -> bool:
+        """Whether there is anything that a commit could settle."""
+        return self.archived is None or self.archived < self.streamed
+
+    def open(self) -> Intervals:
+        """What is streamed and not settled."""
+        if self.archived is None:
+            return Intervals.of((self.first, self.streamed))
+        return Intervals.of((self.archived, self.streamed)) - self.settled
