@@ -1,15 +1,16 @@
-"""From entries to messages: for those who listen, in order, all or nothing."""
+"""From entries to messages and rows: for those who listen and the archive, in order, all or nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 
 import pytest
 
-from certstream.certs.batch import StreamKind
+from certstream.certs.batch import CertificateBatch, StreamKind
 from certstream.ct.rfc6962 import frame_entries
 from certstream.ct.types import EntryBatch, LogInfo
 from certstream.live.dedup import Deduplicator
@@ -18,6 +19,7 @@ from certstream.metrics import Metrics
 from certstream.simulator.log import SimulatedLog
 
 KINDS: tuple[StreamKind, ...] = ("full", "lite", "domains")
+SEEN_S = 1_700_000_100.0
 
 
 class Recorder:
@@ -44,6 +46,24 @@ class Recorder:
         return [json.loads(message)["data"]["cert_index"] for message in self.published[kind]]
 
 
+class Keeper:
+    """An archive that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.indices: list[int] = []
+        self.threads: list[threading.Thread] = []
+
+    def pack(self, batch: CertificateBatch) -> tuple[float, list[int]]:
+        self.threads.append(threading.current_thread())
+        rows = batch.to_arrow()
+        return batch.seen_s, rows.column("cert_index").to_pylist()
+
+    def take(self, rows: tuple[float, list[int]]) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        assert rows[0] == SEEN_S
+        self.indices += rows[1]
+
+
 def batch(count: int, *, name: str = "log", start: int = 0, seed: int = 1) -> EntryBatch:
     log = SimulatedLog(name, seed=seed, initial=start + count, epoch_ms=1_700_000_000_000)
     entries = [log.entry(index) for index in range(start, start + count)]
@@ -51,8 +71,13 @@ def batch(count: int, *, name: str = "log", start: int = 0, seed: int = 1) -> En
     return frame_entries(LogInfo(name, f"https://{name}.example/", "rfc6962", name), start, parts)
 
 
-def publisher(streams: Recorder, metrics: Metrics | None = None, dedup: Deduplicator | None = None) -> Publisher:
-    return Publisher(streams, metrics or Metrics(), kinds=KINDS, dedup=dedup, wall=lambda: 1_700_000_100.0)
+def publisher(
+    streams: Recorder,
+    metrics: Metrics | None = None,
+    dedup: Deduplicator | None = None,
+    archive: Keeper | None = None,
+) -> Publisher:
+    return Publisher(streams, metrics or Metrics(), kinds=KINDS, dedup=dedup, archive=archive, wall=lambda: SEEN_S)
 
 
 @pytest.mark.parametrize("count", [1, 64, 300])
@@ -113,11 +138,46 @@ async def test_only_small_batches_are_decoded_on_the_event_loop() -> None:
     assert suspends(publisher(Recorder("lite")), large)
 
 
-async def test_cancelled_batch_reaches_nobody() -> None:
-    streams = Recorder("full", "lite")
-    task = asyncio.create_task(publisher(streams).publish(batch(400)))
-    await asyncio.sleep(0)  # it is begun
+@pytest.mark.parametrize("archived", [True, False])
+@pytest.mark.parametrize("steps", range(3))
+async def test_cancelled_batch_reaches_nobody_and_no_archive(*, archived: bool, steps: int) -> None:
+    streams, archive = Recorder("full", "lite"), Keeper()
+    own = publisher(streams, archive=archive if archived else None)
+    task = asyncio.create_task(own.publish(batch(400)))
+    for _ in range(steps):
+        await asyncio.sleep(0)  # it is begun
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not streams.published
+    assert not archive.indices
+
+
+@pytest.mark.parametrize("listeners", [(), ("lite",), KINDS])
+@pytest.mark.parametrize("count", [1, 64, 300])
+async def test_the_archive_gets_every_entry_whoever_listens(listeners: tuple[StreamKind, ...], count: int) -> None:
+    streams, archive = Recorder(*listeners), Keeper()
+    await publisher(streams, archive=archive).publish(batch(count, start=7))
+    assert archive.indices == list(range(7, 7 + count))
+
+
+async def test_the_archive_gets_what_another_log_showed_and_what_cannot_be_read() -> None:
+    streams, metrics, archive = Recorder("lite"), Metrics(), Keeper()
+    own = publisher(streams, metrics, Deduplicator(1000, 60, lambda: 0.0), archive)
+    await own.publish(batch(10, name="first"))
+    await own.publish(batch(10, name="second"))
+    assert archive.indices == [*range(10), *range(10)]
+    leaf = bytes(2) + (1).to_bytes(8) + b"\0\0" + b"\0\0\4junk" + b"\0\0"
+    await own.publish(frame_entries(LogInfo("x", "https://x.example/", "rfc6962", "x"), 20, [leaf, b"\0\0\0"] * 3))
+    assert archive.indices[20:] == [20, 21, 22]
+    assert streams.indices("lite")[:10] == list(range(10))
+    assert 'certstream_decode_failures_total{kind="certificate"} 3.0' in metrics.exposition().decode()
+
+
+async def test_rows_of_large_batches_are_made_off_the_event_loop() -> None:
+    archive = Keeper()
+    own = publisher(Recorder(), archive=archive)
+    await own.publish(batch(64))
+    await own.publish(batch(65))
+    assert archive.threads[0] is threading.main_thread()
+    assert archive.threads[1] is not threading.main_thread()
