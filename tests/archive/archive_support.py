@@ -11,8 +11,10 @@ from typing import Any, Final
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from certstream.archive.buffer import PackedRows
 from certstream.archive.schema import PARTITION
 from certstream.certs.arrow import SCHEMA
+from certstream.ct.types import LogInfo
 
 DATE: Final = "2026-11-23"
 
@@ -90,3 +92,14 @@ def reference_schema() -> pa.Schema:
 def make_reference_table(root: Path) -> None:
     """An empty table with those columns."""
     DeltaTable.create(root, reference_schema(), partition_by=[PARTITION])
+
+
+def log_info(number: int = 0) -> LogInfo:
+    """The log of `url(number)`."""
+    return LogInfo(f"log{number}", f"{url(number)}/", "static", "operator")
+
+
+def packed(log: LogInfo, start: int, stop: int, *, date: str = DATE, der: bytes = b"der") -> PackedRows:
+    """Rows of [start, stop) as the live sink takes them; every tenth did not parse."""
+    (batch,) = rows(log.base_url, range(start, stop), date=date, der=der).to_batches()
+    return PackedRows(log, start, stop, batch.serialize())

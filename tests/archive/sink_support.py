@@ -1,0 +1,67 @@
+"""A running sink, and waiting for what it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from deltalake import DeltaTable
+
+from certstream.archive.commit import Committer
+from certstream.archive.sink import Sink
+from certstream.archive.standing import SinkSettings
+from certstream.metrics import ArchiveMetrics, Metrics
+from tests.archive.archive_support import DATE
+
+SETTINGS: Final = SinkSettings(flush_interval_s=0.01, retry_initial_s=0.01, retry_max_s=0.02)
+MANUAL: Final = replace(SETTINGS, flush_interval_s=3600.0)  # rows are committed by their number, and at the end
+
+
+def sink(root: Path, settings: SinkSettings = SETTINGS, metrics: ArchiveMetrics | None = None, **more: Any) -> Sink:
+    return Sink(Committer(root), settings, metrics or Metrics().archive, **more)
+
+
+@asynccontextmanager
+async def running(own: Sink) -> AsyncIterator[Sink]:
+    """Open the sink, run it, stop it as the service does, and close it."""
+    async with own:
+        task = asyncio.create_task(own.run())
+        try:
+            yield own
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(own: Sink, predicate: Callable[[], bool]) -> None:
+    """Wait until it holds; asked again after each attempt to commit."""
+    while not predicate():
+        await own.attempted()
+
+
+def positions(root: Path, *urls: str, version: int | None = None) -> list[int | None]:
+    """The archived positions that a table's version holds."""
+    table = DeltaTable(root, version=version)
+    return [table.transaction_version(f"certstream.position:{url}") for url in urls]
+
+
+class Blocked:
+    """A table whose newest partition cannot be written: a plain file lies in its place. Root cannot write it either."""
+
+    def __init__(self, root: Path, date: str = DATE) -> None:
+        self._file = root / f"seen_date={date}"
+
+    def __enter__(self) -> Blocked:
+        self._file.write_bytes(b"")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Let it be written again."""
+        self._file.unlink(missing_ok=True)
