@@ -111,10 +111,11 @@ class FileWriter:
             self._check_continues(keys)
         for url, indices in keys.items():
             self._covers.setdefault(url, []).append(Intervals.from_indices(indices))
-        self._statistics.add(rows)
+        conformed = self._form.conform(rows)
+        self._statistics.add(conformed)  # of what stands in the file: readers skip by nulls that are counted
         self.rows += len(rows)
         try:
-            self._writer.write_table(self._form.conform(rows), row_group_size=self._settings.row_group_rows)
+            self._writer.write_table(conformed, row_group_size=self._settings.row_group_rows)
         except OSError as exc:
             self.abandon()
             raise storage.storage_error(self._file, exc) from exc
@@ -177,7 +178,11 @@ def write_file(root: Path, form: TableFormat, date: str, rows: pa.Table, setting
     groups = key_groups(rows)
     dense = len(groups) == 1 and all((np.diff(indices) == 1).all() for indices in groups.values())
     writer = FileWriter(root, form, date, settings, dense=dense)
-    writer.write(rows)
+    try:
+        writer.write(rows)
+    except BaseException:
+        writer.abandon()
+        raise
     return writer.close()
 
 

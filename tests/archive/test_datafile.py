@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from certstream.archive.datafile import FileWriter, WriteSettings, key_groups, read_parts, write_file
-from certstream.archive.schema import NATIVE
+from certstream.archive.schema import NATIVE, TableFormat
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
-from tests.archive.archive_support import DATE, data_files, rows, url
+from tests.archive.archive_support import DATE, data_files, reference_schema, rows, url
 
 A, B = url(0), url(1)
 
@@ -93,6 +93,24 @@ def test_statistics_of_a_column_without_values_say_so(tmp_path: Path) -> None:
     stats = json.loads(write_file(tmp_path, NATIVE, DATE, rows(A, [9]), WriteSettings()).stats)
     assert "not_before" not in stats["minValues"]
     assert stats["nullCount"]["not_before"] == 1
+
+
+def test_statistics_say_what_stands_in_the_file_where_a_column_takes_no_nulls(tmp_path: Path) -> None:
+    form = TableFormat(reference_schema())
+    file = write_file(tmp_path, form, DATE, rows(A, [9]), WriteSettings())
+    stats = json.loads(file.stats)
+    assert stats["nullCount"]["not_before"] == 0
+    assert stats["minValues"]["not_before"] == stats["maxValues"]["not_before"] == 0
+
+
+def test_a_file_of_rows_that_do_not_fit_is_gone(tmp_path: Path) -> None:
+    table = rows(A, [0, 1])
+    place = table.column_names.index("not_after")
+    with pytest.raises(pa.ArrowInvalid):
+        write_file(
+            tmp_path, NATIVE, DATE, table.set_column(place, "not_after", pa.array(["no", "number"])), WriteSettings()
+        )
+    assert data_files(tmp_path) == set()
 
 
 def test_rows_come_back_as_they_were_in_bounded_parts(tmp_path: Path) -> None:
