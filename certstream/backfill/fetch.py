@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 
@@ -19,10 +19,8 @@ from certstream.intervals import Intervals
 
 Give: TypeAlias = Callable[[EntryBatch], Awaitable[None]]
 Hold: TypeAlias = Callable[[], Awaitable[None]]
-_Outlook: TypeAlias = Literal["good", "bad item", "down"]
 
 _BARREN: Final = 3  # pieces in a row without an entry, after which the log is asked whether it is there at all
-_BAD_ITEMS: Final = 3  # times in a row that it was there and gave none
 _RATE_LIMITED_S: Final = 1.0  # wait after a 429 at least
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -35,6 +33,7 @@ class RetrySettings:
     attempts: int = 3  # in a row without an entry, until a piece is given up for now
     initial_s: float = 1.0  # wait after the first of them; doubles
     max_s: float = 30.0
+    patience_s: float = 300.0  # with a log that answers, but gives no entry
     down_s: float = 30.0  # until a log that was down is asked for the rest once more
 
 
@@ -42,10 +41,10 @@ class LogFetcher:
     """Gives the missing entries of one log to `give`, each once: `read`, and later `read_again` for what failed.
 
     A failure is retried from where it stands, piece by piece: up to the next multiple of TILE_WIDTH. A piece that
-    fails `attempts` times is left out for now. A log that gives nothing for three pieces and does not answer for its
-    tree head either is down: all the rest of it is left out at once. While it answers, it is down only after the same
-    in three work items in a row, of which all but the pieces tried is left out: what the log lost somewhere keeps
-    nobody from what comes behind it. A 429 is no failure, and waited for as long as it takes.
+    fails `attempts` times is left out for now, and after three in a row each one that fails once. A log is down when
+    it does not answer for its tree head either then, or has given no entry for `patience_s`: all the rest of it is
+    left out at once. So a dead log takes no time, and what one lost keeps nobody from what lies behind it.
+    A 429 is no failure, and waited for as long as it takes.
 
     What failed is held in memory, in proportion to the pieces that were tried.
     """
@@ -70,6 +69,7 @@ class LogFetcher:
         self._tried: list[FailedRange] = []  # pieces given up
         self._left_out: list[FailedRange] = []  # what was not asked for because of them
         self._barren = 0  # pieces given up since the last entry
+        self._barren_since = 0.0  # when the first of them was
         self._down_at: float | None = None
 
     @property
@@ -105,8 +105,9 @@ class LogFetcher:
         for item in LogPlan(self._log, readable).items():
             if self._hold is not None:
                 await self._hold()
-            if await self._read_item(item) == "down":
-                self._note_down(readable.within(item.stop, MAX_TREE_SIZE))
+            position = await self._read_item(item)
+            if position < item.stop:
+                self._note_down(readable.within(position, MAX_TREE_SIZE))
                 break
 
     async def _readable(self, wanted: Intervals) -> Intervals:
@@ -137,8 +138,9 @@ class LogFetcher:
                     raise
                 await self._back_off(failures)
 
-    async def _read_item(self, item: WorkItem) -> _Outlook:
-        position, failures, in_pieces = item.start, 0, False
+    async def _read_item(self, item: WorkItem) -> int:
+        """Read the item; where that ended, earlier than the item only if the log is down."""
+        position, failures, in_pieces = item.start, 0, self._barren > 0
         while position < item.stop:
             before, stop = position, _piece_stop(position, item) if in_pieces else item.stop
             position, error = await self._read_range(position, stop)
@@ -151,14 +153,13 @@ class LogFetcher:
                 continue
             in_pieces = True  # one request for many entries fails for each of them
             failures += 1
-            if failures < self._attempts:
-                await self._back_off(failures)
-                continue
-            position, failures = self._give_up(position, item, error), 0
-            if (outlook := await self._outlook()) != "good":
-                self._leave_out(Intervals.of((position, item.stop)), str(error))
-                return outlook
-        return "good"
+            if failures >= self._attempts and stop <= _piece_stop(position, item):
+                position, failures = self._give_up(position, item, error), 0
+                if await self._is_down():
+                    break
+            if failures or self._barren >= _BARREN:
+                await self._back_off(max(failures, 1))
+        return position
 
     async def _read_range(self, start: int, stop: int) -> tuple[int, FetchError | LogMisbehaviourError | None]:
         """Give the entries of [start, stop); where they end, and why if that is early."""
@@ -175,30 +176,31 @@ class LogFetcher:
 
     @property
     def _attempts(self) -> int:
-        """For the next piece: one where those before it gave nothing with more."""
+        """That the next piece gets: one where those before it gave nothing with more."""
         return 1 if self._barren >= _BARREN else self._settings.attempts
 
     def _give_up(self, position: int, item: WorkItem, error: Exception) -> int:
-        """Leave the piece at `position`; where the next one begins."""
+        """Leave out the piece at `position`; where the next one begins."""
         stop = _piece_stop(position, item)
         self._tried.append(FailedRange(self._log, position, stop, str(error)))
+        if not self._barren:
+            self._barren_since = self._clock.monotonic()
         self._barren += 1
         return stop
 
-    async def _outlook(self) -> _Outlook:
-        """What a piece that was given up says of those behind it."""
-        bad_items, pieces = divmod(self._barren, _BARREN)
-        if pieces:
-            return "good"
-        if bad_items >= _BAD_ITEMS:
-            return "down"
+    async def _is_down(self) -> bool:
+        """Whether the pieces given up in a row say so; asked after each."""
+        if self._barren % _BARREN:
+            return False
+        if self._clock.monotonic() - self._barren_since >= self._settings.patience_s:
+            return True
         try:
             await self._client.head()
         except RateLimitedError:
-            return "bad item"
+            return False
         except (FetchError, LogMisbehaviourError):
-            return "down"
-        return "bad item"
+            return True
+        return False
 
     def _note_down(self, rest: Intervals) -> None:
         self._down_at = self._clock.monotonic()
@@ -211,6 +213,7 @@ class LogFetcher:
 
     async def _wait_for_pace(self) -> None:
         await self._clock.sleep(max(self._client.paused_s, _RATE_LIMITED_S))
+        self._barren_since = self._clock.monotonic()
 
     async def _back_off(self, failures: int) -> None:
         await self._clock.sleep(self._clock.backoff(failures, self._settings.initial_s, self._settings.max_s))

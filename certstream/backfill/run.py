@@ -43,7 +43,7 @@ class BackfillSettings:
 
     retry: RetrySettings = field(default_factory=RetrySettings)
     commit: CommitSettings = field(default_factory=CommitSettings)
-    buffer_bytes: int = 64 << 20  # of fetched entries that wait for decoding
+    buffer_bytes: int = 24 << 20  # of fetched entries that wait for decoding
     finish_s: float = 5.0  # that a run which is stopped may take for what it has in hand
 
 
@@ -170,7 +170,8 @@ class Backfill:
     async def _decode(self) -> None:
         while (run := await self._buffer.take()) is not None:
             seen_s = self._clock.wall()
-            for part in await self._decoder.run(_parts, run.batches):
+            parts = run.batches if run.is_single else await self._decoder.run(_parts, run.batches)
+            for part in parts:
                 rows = await self._decoder.run(_rows, part, seen_s)
                 await self._writer.put(part.log, rows)
             self._buffer.release(run)

@@ -1,0 +1,490 @@
+"""A backfill ends in one way or another: done, interrupted, or with an error; what is there then is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from structlog.testing import capture_logs
+
+from certstream.backfill.planner import ITEM_ENTRIES, Plan, Target, plan
+from certstream.backfill.run import Backfill, BackfillSettings
+from certstream.backfill.writer import CommitSettings
+from certstream.certs.arrow import SCHEMA
+from certstream.ct.types import LogKind
+from certstream.errors import StorageError
+from certstream.intervals import Intervals
+from certstream.simulator.faults import Fault, FaultKind
+from certstream.simulator.log import SimulatedLog
+from tests.backfill.backfill_support import Memory, Run, fails, once, own_tasks, own_threads, planned
+from tests.client.reading_support import reading
+
+KINDS: list[LogKind] = ["rfc6962", "static"]
+
+
+def make_log(initial: int, name: str = "log") -> SimulatedLog:
+    return SimulatedLog(name, seed=8, initial=initial, gzip="never")
+
+
+def events(lines: list[Any], event: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "event"} for line in lines if line["event"] == event]
+
+
+def signal(event: asyncio.Event) -> Callable[..., None]:
+    """Sets the event from another thread."""
+    loop = asyncio.get_running_loop()
+
+    def say(*_: object) -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    return say
+
+
+# done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_rows_hold_what_the_log_has(kind: LogKind) -> None:
+    log = make_log(700)
+    async with reading(log) as reader:
+        _, destination = await once(reader, log, kind, 700)
+        seen = datetime.fromtimestamp(reader.time.clock.wall(), UTC)
+    assert all(rows.schema == SCHEMA for rows in destination.visible)
+    for row in destination.rows():
+        entry = log.entry(row["cert_index"])
+        assert row["as_der"] == entry.der
+        assert len(row["chain"]) == len(entry.chain)
+        assert (row["seen"], row["seen_date"]) == (seen, seen.strftime("%Y-%m-%d"))
+        assert (row["source_name"], row["source_url"]) == ("log", log.info(kind).base_url)
+
+
+async def test_small_pages_are_decoded_together() -> None:
+    log = SimulatedLog("log", seed=8, initial=6_000, max_page=32)
+    async with reading(log) as reader:
+        _, destination = await once(reader, log, "rfc6962", 6_000)
+    assert [rows.num_rows for rows in destination.visible] == [2_048, 2_048, 1_904]
+
+
+async def test_all_logs_are_read_and_each_is_counted() -> None:
+    logs = [make_log(1_000 * i, f"log{i}") for i in range(1, 4)]
+    async with reading(*logs) as reader:
+        targets = [Target(log.info("static"), log.tree_size, 0) for log in logs]
+        done = Target(make_served("done"), 50, 0, Intervals.of((0, 50)))
+        run = Run(reader, plan([*targets, done]), logs)
+        result = await run.result()
+    assert (result.planned, result.written, result.skipped, result.left) == (6_000, 6_000, 0, 0)
+    assert (result.logs_done, result.logs_failed, result.interrupted) == (3, 0, False)
+    for log in logs:
+        assert run.destination.holds(log.info("static")) == Intervals.of((0, log.tree_size))
+
+
+def make_served(name: str) -> Any:
+    log = make_log(1, name)
+    log.base_url = f"http://127.0.0.1:9/{name}"
+    return log.info("static")
+
+
+async def test_nothing_to_do_is_said_and_touches_nothing() -> None:
+    destination = Memory()
+
+    def client(log: object) -> Any:
+        raise AssertionError("no log is asked")
+
+    with capture_logs() as lines:
+        result = await Backfill(Plan((), ()), client=client, destination=destination).run(asyncio.Event())
+    assert (result.planned, result.left, result.interrupted, result.failed) == (0, 0, False, ())
+    assert (destination.commits, destination.abandoned, own_threads()) == ([], 0, [])
+    assert events(lines, "nothing to backfill") == [{"log_level": "info"}]
+
+
+async def test_rows_that_were_archived_meanwhile_are_counted_as_skipped() -> None:
+    log = make_log(1_000)
+    async with reading(log) as reader:
+        destination = Memory(archived=Intervals.of((100, 300)))
+        result, _ = await once(reader, log, "static", 1_000, destination=destination)
+    assert (result.written, result.skipped, result.left, result.logs_done) == (800, 200, 0, 1)
+
+
+# commits
+
+
+async def test_a_commit_holds_no_more_rows_than_it_may() -> None:
+    log = make_log(9_000)
+    async with reading(log) as reader:
+        settings = BackfillSettings(commit=CommitSettings(rows=3_000))
+        _, destination = await once(reader, log, "static", 9_000, settings=settings)
+    assert max(destination.commits) <= 3_000
+    assert sum(destination.commits) == 9_000
+    assert len(destination.commits) <= 6
+
+
+async def test_written_rows_are_committed_in_time_though_no_more_come() -> None:
+    log = make_log(ITEM_ENTRIES + 100)
+    committed = asyncio.Event()
+    held = 0
+
+    async def hold() -> None:
+        nonlocal held
+        held += 1
+        if held == 2:
+            await committed.wait()
+
+    destination = Memory()
+    async with reading(log) as reader:
+        destination.on_commit = signal(committed)
+        settings = BackfillSettings(commit=CommitSettings(interval_s=0.01))
+        result, _ = await once(
+            reader, log, "static", log.tree_size, destination=destination, settings=settings, hold=hold
+        )
+    assert len(destination.commits) >= 2
+    assert result.left == 0
+
+
+# interrupted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_interrupted_run_keeps_what_is_in_hand_and_the_next_one_fetches_the_rest(kind: LogKind) -> None:
+    logs = [make_log(3 * ITEM_ENTRIES, "first"), make_log(900, "second")]
+    targets = [(log.name, log.tree_size) for log in logs]
+    async with reading(*logs) as reader:
+        run: Run
+        held = 0
+
+        async def hold() -> None:
+            nonlocal held
+            held += 1
+            if held == 3:
+                run.stop.set()
+                await asyncio.Event().wait()
+
+        infos = [log.info(kind) for log in logs]
+        run = Run(
+            reader,
+            plan([Target(info, size, 0) for info, (_, size) in zip(infos, targets, strict=True)]),
+            logs,
+            hold=hold,
+        )
+        with capture_logs() as lines:
+            result = await run.result()
+        there = [run.destination.holds(info) for info in infos]
+        assert result.interrupted
+        assert not result.failed
+        assert result.written == sum(each.count for each in there)
+        assert result.written >= ITEM_ENTRIES, "what was fetched is not thrown away"
+        assert result.left == result.planned - result.written
+        (line,) = events(lines, "backfill interrupted")
+        assert (line["done"], line["left"]) == (result.written, result.left)
+
+        rest = plan([Target(info, size, 0, have) for info, (_, size), have in zip(infos, targets, there, strict=True)])
+        assert rest.indices == result.left
+        again = Run(reader, rest, logs, destination=run.destination)
+        last = await again.result()
+    assert (last.left, last.interrupted) == (0, False)
+    for info, (_, size) in zip(infos, targets, strict=True):
+        assert run.destination.holds(info) == Intervals.of((0, size))
+
+
+async def test_a_run_that_is_stopped_before_it_begins_does_nothing() -> None:
+    log = make_log(500)
+    async with reading(log) as reader:
+        run = Run(reader, planned(log, "static", 500), [log])
+        run.stop.set()
+        result = await run.result()
+    assert (result.interrupted, result.written, result.left) == (True, 0, 500)
+
+
+async def test_a_stop_in_the_middle_of_a_request_waits_for_no_answer() -> None:
+    log = make_log(3_000)
+    stalled = log.faults.add(Fault(FaultKind.STALL, on="data-tile", index=2_000))
+    async with reading(log) as reader:
+        run = Run(reader, planned(log, "static", 3_000), [log])
+        task = asyncio.create_task(run.result())
+        await log.until(lambda: bool(log.faults.struck[stalled]))
+        run.stop.set()
+        result = await task
+        log.faults.clear()
+    assert result.interrupted
+    assert run.destination.holds(log.info("static")) == Intervals.of((0, result.written))
+    assert result.written in range(0, 256 * 7 + 1, 256)
+
+
+async def test_a_stop_does_not_wait_for_a_destination_that_hangs() -> None:
+    log = make_log(5_000)
+    going_on, writing = threading.Event(), asyncio.Event()
+    say = signal(writing)
+
+    def hang(rows: pa.RecordBatch) -> None:
+        say()
+        going_on.wait()
+
+    destination = Memory()
+    destination.on_write = hang
+    async with reading(log) as reader:
+        run = Run(
+            reader, planned(log, "static", 5_000), [log], destination=destination,
+            settings=BackfillSettings(finish_s=0.2),
+        )  # fmt: skip
+        task = asyncio.create_task(run.backfill.run(run.stop))
+        await writing.wait()
+        run.stop.set()
+        with capture_logs() as lines:
+            result = await task
+    assert (result.interrupted, result.written, result.left) == (True, 0, 5_000)
+    assert len(events(lines, "what is in hand is not committed in time")) == 1
+    assert own_tasks() == []
+    going_on.set()
+    assert own_threads() == []
+    assert (destination.abandoned, destination.pending, destination.visible) == (1, [], [])
+
+
+async def test_a_slow_destination_gets_to_commit_what_it_has_written() -> None:
+    log = make_log(9_000)
+    stopped, second = threading.Event(), asyncio.Event()
+    say = signal(second)
+
+    def second_waits(rows: pa.RecordBatch) -> None:
+        if rows["cert_index"][0].as_py():
+            say()
+            stopped.wait()
+
+    destination = Memory()
+    destination.on_write = second_waits
+    async with reading(log) as reader:
+        run = Run(
+            reader, planned(log, "static", 9_000), [log], destination=destination,
+            settings=BackfillSettings(finish_s=0.5),
+        )  # fmt: skip
+        task = asyncio.create_task(run.result())
+        await second.wait()
+        run.stop.set()
+        asyncio.get_running_loop().call_later(0.3, stopped.set)  # past the time for writing, within that for committing
+        result = await task
+    assert result.interrupted
+    assert len(destination.commits) == 1
+    assert destination.holds(log.info("static")) == Intervals.of((0, result.written))
+    assert 0 < result.written < 9_000
+
+
+# errors
+
+
+async def test_a_full_disk_ends_the_run_and_what_was_committed_stays() -> None:
+    log = make_log(20_000)
+    destination = Memory()
+    destination.on_write = fails(after=5)
+    async with reading(log) as reader:
+        settings = BackfillSettings(commit=CommitSettings(rows=4_096))
+        run = Run(reader, planned(log, "static", 20_000), [log], destination=destination, settings=settings)
+        with capture_logs() as lines, pytest.raises(StorageError, match="no space left"):
+            await run.result()
+    assert destination.abandoned == 1
+    assert destination.pending == []
+    there = destination.holds(log.info("static"))
+    assert 0 < there.count < 20_000
+    assert there.count == sum(destination.commits)
+    (line,) = events(lines, "backfill failed")
+    assert line == {
+        "error": "StorageError: no space left on device",
+        "records_written": there.count,
+        "records_skipped": 0,
+        "left": 20_000 - there.count,
+        "log_level": "error",
+    }
+
+
+async def test_a_commit_that_fails_leaves_nothing_of_its_rows() -> None:
+    log = make_log(5_000)
+    destination = Memory()
+
+    def broken() -> None:
+        raise StorageError("conflict")
+
+    destination.on_commit = broken
+    async with reading(log) as reader:
+        run = Run(reader, planned(log, "rfc6962", 5_000), [log], destination=destination)
+        with pytest.raises(StorageError, match="conflict"):
+            await run.result()
+    assert (destination.abandoned, destination.pending, destination.visible) == (1, [], [])
+
+
+async def test_what_cannot_even_be_abandoned_is_a_warning_beside_the_error() -> None:
+    log = make_log(5_000)
+
+    class Lost(Memory):
+        def abandon(self) -> None:
+            raise StorageError("gone")
+
+    destination = Lost()
+    destination.on_write = fails(after=1)
+    async with reading(log) as reader:
+        run = Run(reader, planned(log, "static", 5_000), [log], destination=destination)
+        with capture_logs() as lines, pytest.raises(StorageError, match="no space left"):
+            await run.result()
+    warnings = events(lines, "what was written and not committed could not be removed")
+    assert warnings == [{"error": "gone", "log_level": "warning"}]
+
+
+async def test_an_error_of_another_part_ends_everything_and_is_raised_as_it_is() -> None:
+    log = make_log(3 * ITEM_ENTRIES)
+    held = 0
+
+    async def hold() -> None:
+        nonlocal held
+        held += 1
+        if held == 2:
+            raise ZeroDivisionError("a mistake")
+
+    async with reading(log) as reader:
+        run = Run(reader, planned(log, "static", log.tree_size), [log], hold=hold)
+        with pytest.raises(ZeroDivisionError, match="a mistake"):
+            await run.result()
+    assert run.destination.pending == []
+
+
+async def test_cancelling_a_run_leaves_nothing_that_is_not_committed() -> None:
+    log = make_log(20_000)
+    writing = asyncio.Event()
+    destination = Memory()
+    destination.on_write = signal(writing)
+    async with reading(log) as reader:
+        run = Run(reader, planned(log, "static", 20_000), [log], destination=destination)
+        task = asyncio.create_task(run.result())
+        await writing.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (destination.abandoned, destination.pending, destination.visible) == (1, [], [])
+
+
+# bounds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_fetching_waits_for_a_destination_that_is_slower(kind: LogKind) -> None:
+    """Counted in entries that were asked for: those in the buffer, in decoding, in writing and in flight."""
+    log = make_log(24_000)
+    buffer_bytes = 1 << 20
+    ahead: list[int] = []
+    written = 0
+
+    def look(rows: pa.RecordBatch) -> None:
+        nonlocal written
+        fetched = 256 * log.endpoints["data-tile"] if kind == "static" else 1_000 * log.endpoints["get-entries"]
+        ahead.append(fetched - written)
+        threading.Event().wait(0.01)
+        written += rows.num_rows
+
+    destination = Memory()
+    destination.on_write = look
+    async with reading(log) as reader:
+        settings = BackfillSettings(buffer_bytes=buffer_bytes)
+        result, _ = await once(reader, log, kind, 24_000, destination=destination, settings=settings)
+    assert result.left == 0
+    entry_bytes = 1_300  # at least
+    assert max(ahead) <= buffer_bytes // entry_bytes + 4 * 2_048 + 5 * 1_024
+
+
+# what is said
+
+
+async def test_the_plan_and_the_outcome_are_logged() -> None:
+    log, lame = make_log(2_000), make_log(30_000, "lame")
+    async with reading(log, lame) as reader:
+        for tile in range(0, 100, 2):
+            lame.faults.add(Fault(FaultKind.STATUS, status=404, on="data-tile", index=256 * tile))
+        skipped = make_served("skipped")
+        targets = [
+            Target(log.info("static"), 2_000, 0, Intervals.of((500, 700))),
+            Target(lame.info("static"), 30_000, 0),
+            Target(skipped, None, None),
+        ]
+        run = Run(reader, plan(targets), [log, lame])
+        with capture_logs() as lines:
+            result = await run.result()
+    assert events(lines, "log is skipped: no position in the state file") == [
+        {"log": "skipped", "url": skipped.base_url, "log_level": "warning"}
+    ]
+    assert events(lines, "backfill of log planned")[0] == {
+        "log": "log",
+        "url": log.info("static").base_url,
+        "ranges": 2,
+        "items": 2,
+        "indices": 1_800,
+        "log_level": "info",
+    }
+    assert events(lines, "backfill planned") == [{"ranges": 3, "items": 5, "indices": 31_800, "log_level": "info"}]
+    failed = events(lines, "range failed, it stays missing")
+    assert [(line["log"], line["start"], line["stop"]) for line in failed] == [
+        ("lame", 512 * i, 512 * i + 256) for i in range(20)
+    ]
+    assert "404" in failed[0]["error"]
+    assert events(lines, "more ranges failed, they stay missing") == [
+        {"log": "lame", "ranges": 30, "indices": 30 * 256, "log_level": "warning"}
+    ]
+    (line,) = events(lines, "backfill complete")
+    assert line["records_written"] == result.written == 31_800 - 50 * 256
+    assert (line["records_skipped"], line["logs_done"], line["logs_failed"]) == (0, 1, 1)
+    assert line["elapsed_s"] == pytest.approx(result.elapsed_s, abs=0.1)
+    assert line["entries_per_s"] == pytest.approx(result.written / result.elapsed_s, abs=1)
+    assert lines[-1]["event"] == "backfill complete"
+
+
+class Figures:
+    """BackfillMetrics on a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.running = Gauge("running", "", registry=registry)
+        self.planned = Gauge("planned", "", registry=registry)
+        self.written = Counter("written", "", registry=registry)
+        self.skipped = Counter("skipped", "", registry=registry)
+        self.failed_ranges = Gauge("failed_ranges", "", registry=registry)
+        self.last_success = Gauge("last_success", "", registry=registry)
+        self.last_failure = Gauge("last_failure", "", registry=registry)
+        self._registry = registry
+
+    def __getitem__(self, name: str) -> float:
+        return self._registry.get_sample_value(name) or 0.0
+
+
+async def test_metrics_show_a_run_and_its_outcome() -> None:
+    log = make_log(1_000)
+    figures = Figures()
+    during: list[tuple[float, float]] = []
+
+    async def hold() -> None:
+        during.append((figures["running"], figures["planned"]))
+
+    async with reading(log) as reader:
+        await once(
+            reader,
+            log,
+            "static",
+            1_000,
+            destination=Memory(archived=Intervals.of((0, 100))),
+            metrics=figures,
+            hold=hold,
+        )
+        assert during == [(1, 1_000)]
+        assert (figures["running"], figures["written_total"], figures["skipped_total"]) == (0, 900, 100)
+        assert figures["last_success"] == pytest.approx(reader.time.clock.wall())
+        assert (figures["failed_ranges"], figures["last_failure"]) == (0, 0)
+
+        log.faults.add(Fault(FaultKind.STATUS, status=404, on="data-tile", index=0))
+        await once(reader, log, "static", 1_000, metrics=figures)
+        assert figures["failed_ranges"] == 1
+        assert figures["last_failure"] == pytest.approx(reader.time.clock.wall())
+
+        destination = Memory()
+        destination.on_write = fails(after=0)
+        with pytest.raises(StorageError):
+            await once(reader, log, "static", 1_000, metrics=figures, destination=destination)
+        assert figures["running"] == 0
+        assert figures["last_failure"] == pytest.approx(reader.time.clock.wall())
