@@ -1,0 +1,103 @@
+"""What goes from a table: partitions that are too old, on purpose and recorded; and files that no version needs."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from certstream.archive import storage
+from certstream.archive.commit import Committer
+from certstream.archive.compaction_plan import is_day
+from certstream.archive.datafile import DENSE, MIXED
+from certstream.archive.schema import PARTITION
+from certstream.archive.table import Snapshot, TableFile
+from certstream.intervals import Intervals
+
+_OURS: Final = re.compile(rf"{PARTITION}=[^/]+/(?:{DENSE}|{MIXED})-[^/]+")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedRows:
+    """What was removed on purpose."""
+
+    partitions: int = 0
+    rows: int = 0
+
+
+def drop_before(committer: Committer, first: date) -> DroppedRows:
+    """Remove the partitions of days before that one, and with them their rows.
+
+    Their indices are recorded before: they are no gap, and are not fetched again. Raises StorageError.
+    """
+    rows = 0
+
+    def choose(snapshot: Snapshot) -> Sequence[TableFile]:
+        nonlocal rows
+        limit = first.isoformat()
+        old = [file for file in snapshot.files() if is_day(file.date) and file.date < limit]
+        # Of this very snapshot, which the commit follows: rows that came since the last attempt are recorded as well
+        rows = _record(committer, old)
+        return old
+
+    removed = committer.remove(choose)
+    dates = sorted({file.date for file in removed})
+    if dates:
+        log.info("old partitions dropped", partitions=len(dates), first=dates[0], last=dates[-1], rows=rows)
+    return DroppedRows(len(dates), rows if dates else 0)
+
+
+def _record(committer: Committer, files: Iterable[TableFile]) -> int:
+    """Record durably what files hold; how many rows that are."""
+    rows = 0
+    parts: dict[str, list[Intervals]] = defaultdict(list)
+    for file in files:
+        cover = committer.coverage.file(file.path)
+        rows += cover.rows
+        for url, intervals in cover.covers.items():
+            parts[url].append(intervals)
+    if parts:
+        committer.dropped.add({url: Intervals.union_of(sets) for url, sets in parts.items()})
+    return rows
+
+
+def keep_from(today: date, days: int) -> date:
+    """The first day whose rows are kept when those of so many days before today are."""
+    try:
+        return today - timedelta(days=days)
+    except OverflowError:
+        return date.min
+
+
+def vacuum(root: Path, snapshot: Snapshot, retention_hours: int) -> int:
+    """Delete the files that commits removed longer ago than that; how many there were. Raises StorageError."""
+    return _delete(root, snapshot.removed_files(retention_hours))
+
+
+def sweep(root: Path, snapshot: Snapshot, retention_hours: int) -> int:
+    """Delete what writers that crashed left behind; how many files. Raises StorageError.
+
+    Only files with a name of ours that was given longer ago than that: one that a writer has not committed yet, or
+    that a version within retention needs, stays, and so does whatever others put there.
+    """
+    return _delete(root, [path for path in snapshot.unknown_files(retention_hours) if _is_old(path, retention_hours)])
+
+
+def _is_old(path: str, hours: int) -> bool:
+    age_s = storage.age_s(path)
+    return _OURS.fullmatch(path) is not None and age_s is not None and age_s >= hours * 3600
+
+
+def _delete(root: Path, paths: Iterable[str]) -> int:
+    there = [path for path in paths if (root / path).is_file()]
+    for path in there:
+        storage.remove(root / path)
+    return len(there)
