@@ -167,6 +167,9 @@ class ArchiveMetrics:
         self.backfill_entries_written = self._counter(
             "certstream_backfill_entries_written_total", "Entries that backfills committed."
         )
+        self.backfill_entries_skipped = self._counter(
+            "certstream_backfill_entries_skipped_total", "Entries that were archived otherwise before the commit."
+        )
         self.backfill_failed_ranges = self._gauge(
             "certstream_backfill_failed_ranges", "Ranges that the newest backfill could not fetch."
         )

@@ -118,6 +118,7 @@ ARCHIVE_NAMES = {
     "certstream_backfill_running",
     "certstream_backfill_entries_planned",
     "certstream_backfill_entries_written_total",
+    "certstream_backfill_entries_skipped_total",
     "certstream_backfill_failed_ranges",
     "certstream_backfill_last_success_timestamp_seconds",
     "certstream_backfill_last_failure_timestamp_seconds",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import uvloop
@@ -27,7 +27,8 @@ from certstream.app.settings import (
 )
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
-from certstream.config import Config, CtLogConfig, LoadedConfig
+from certstream.config import BackfillConfig, Config, LoadedConfig
+from certstream.ct.types import EntryBatch
 from certstream.live.dedup import Deduplicator
 from certstream.live.publisher import Publisher
 from certstream.live.supervisor import Supervisor
@@ -39,7 +40,12 @@ from certstream.signals import Signals
 from certstream.state import StateStore
 from certstream.stream.hub import Hub
 
+if TYPE_CHECKING:
+    from certstream.app.archive import ArchiveParts
+
 _FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes about 0.5 s more
+_HOLD_S: Final = 30.0  # that a piece of a backfill's work waits for live reading at most
+_HOLD_STEP_S: Final = 0.25
 _DRY_RUN: Final = "dry run: connected to no log"
 
 log = structlog.get_logger(__name__)
@@ -69,24 +75,32 @@ async def _run(config: Config, *, dry_run: bool) -> None:
         log.warning(_DRY_RUN)
     elif not logs:
         log.warning("no logs are configured, nothing to stream: name some in custom_logs or static_logs")
-    with Signals() as signals:
-        await Service(config, logs, warnings=(_DRY_RUN,) if dry_run else ()).run(signals.stop)
+    service = Service(config, logs, warnings=(_DRY_RUN,) if dry_run else ())
+    with Signals(on_hang_up=service.hang_up) as signals:
+        await service.run(signals.stop)
 
 
 async def _run_demo(config: Config) -> None:
     from certstream.simulator.demo import demo_logs  # what only the demo needs
 
-    with Signals() as signals:
-        async with demo_logs() as demo:
-            config = config.model_copy(update={"ct_log": _demo_section(config.ct_log, demo.directory)})
-            followed = [FollowedLog(info, start="beginning", poll_interval_s=0.25) for info in demo.logs]
-            await Service(config, followed, warnings=("demo: the logs are simulated",)).run(signals.stop)
+    async with demo_logs() as demo:
+        followed = [FollowedLog(info, start="beginning", poll_interval_s=0.25) for info in demo.logs]
+        service = Service(_demo_config(config, demo.directory), followed, warnings=("demo: the logs are simulated",))
+        with Signals(on_hang_up=service.hang_up) as signals:
+            await service.run(signals.stop)
 
 
-def _demo_section(ct_log: CtLogConfig, directory: Path) -> CtLogConfig:
-    """The demo's state in its own directory, and no waiting for tiles that take seconds to fill."""
-    own = {"state_file": str(directory / "certstream_state.json"), "partial_tile_wait_secs": 1}
-    return ct_log.model_copy(update=own)
+def _demo_config(config: Config, directory: Path) -> Config:
+    """State and archive in the demo's own directory, and no waiting for tiles that take seconds to fill."""
+    state = {"state_file": str(directory / "certstream_state.json"), "partial_tile_wait_secs": 1}
+    sink = {"enabled": True, "table_path": str(directory / "archive"), "flush_interval_secs": 5}
+    return config.model_copy(
+        update={
+            "ct_log": config.ct_log.model_copy(update=state),
+            "delta_sink": config.delta_sink.model_copy(update=sink),
+            "backfill": BackfillConfig(),
+        }
+    )
 
 
 class Service:
@@ -108,26 +122,39 @@ class Service:
             client_backlog_bytes=config.streams.client_backlog_bytes,
             total_backlog_bytes=config.streams.total_backlog_bytes,
         )
+        state_file = config.ct_log.state_file
+        self._state = StateStore(
+            None if state_file is None else Path(state_file), recovery=config.ct_log.state_recovery
+        )
+        self._archive = self._archive_parts() if config.delta_sink.enabled else None
         dedup = config.dedup
         self._publisher = Publisher(
             self._hub,
             self._metrics,
             kinds=kinds,
             dedup=Deduplicator(dedup.capacity, dedup.ttl_secs, time.monotonic) if dedup.enabled else None,
-        )
-        state_file = config.ct_log.state_file
-        self._state = StateStore(
-            None if state_file is None else Path(state_file), recovery=config.ct_log.state_recovery
+            archive=None if self._archive is None else self._archive.sink,
         )
         self._http = HttpClient(fetch_settings(config.ct_log), self._metrics)
         self._issuers = IssuerCache(self._http)
         self._supervisor: Supervisor | None = None
 
+    def _archive_parts(self) -> ArchiveParts:
+        from certstream.app.archive import ArchiveParts  # and its libraries, which streaming alone does not need
+
+        infos = [followed.info for followed in self._logs]
+        return ArchiveParts(self._config, infos, self._state, self._metrics, live_first=self._live_first)
+
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve and follow the logs until `stop`. Raises ConfigError or StateError where a part cannot start."""
+        """Serve and follow the logs until `stop`.
+
+        Raises ConfigError, StateError or StorageError where a part cannot start.
+        """
         async with AsyncExitStack() as parts:
             parts.callback(self._publisher.close)
             await parts.enter_async_context(self._state)
+            if self._archive is not None:
+                await parts.enter_async_context(self._archive)
             await parts.enter_async_context(self._http)
             supervisor = self._supervisor = Supervisor([self._tailer(entry) for entry in self._logs])
             server = await parts.enter_async_context(self._server())
@@ -141,19 +168,44 @@ class Service:
                 group.create_task(self._state.run(), name="state"),
                 group.create_task(watch_loop_lag(self._metrics), name="loop lag"),
             ]
+            if self._archive is not None:
+                background.append(group.create_task(self._archive.run(), name="archive"))
+                group.create_task(self._archive.jobs.run(), name="jobs")
             group.create_task(supervisor.run(), name="logs")
             await stop.wait()
             log.info("stopping", clients=self._hub.clients())
+            if self._archive is not None:
+                self._archive.jobs.stop()
             await supervisor.stop(_FINISH_S)
             for task in background:
                 task.cancel()
+
+    def hang_up(self) -> None:
+        """SIGHUP: start a backfill."""
+        if self._archive is None:
+            log.info("the archive is off, this signal starts nothing", signal="SIGHUP")
+        else:
+            self._archive.jobs.ask()
+
+    async def _live_first(self) -> None:
+        """Wait while a log is caught up with, though not for ever: it may never end."""
+        for _ in range(round(_HOLD_S / _HOLD_STEP_S)):
+            statuses = self._supervisor.statuses() if self._supervisor else []
+            if not any(status.state == "catching_up" for status in statuses):
+                return
+            await asyncio.sleep(_HOLD_STEP_S)
+
+    async def _publish(self, batch: EntryBatch) -> None:
+        if self._archive is not None:
+            await self._archive.before(batch)
+        await self._publisher.publish(batch)
 
     def _tailer(self, followed: FollowedLog) -> Tailer:
         info = followed.info
         position = self._state.position(info.base_url)
         return Tailer(
             log_client(self._http, info, self._issuers, read_settings(self._config.ct_log, followed)),
-            publish=self._publisher.publish,
+            publish=self._publish,
             advance=lambda index, tree_size: self._advance(info.base_url, index, tree_size),
             metrics=self._metrics.log(info.name),
             position=None if position is None else position.current_index,
@@ -185,6 +237,8 @@ class Service:
             version=__version__,
             uptime_s=time.monotonic() - self._started,
             warnings=warnings,
+            archive=None if self._archive is None else self._archive.health(),
+            jobs=None if self._archive is None else self._archive.job_health(),
         )
 
     def _announce(self, port: int) -> None:

@@ -1,0 +1,164 @@
+"""The archive beside the streams: the sink, reading again what it misses, backfills, upkeep.
+
+Loaded only where the archive is on: streaming alone needs none of its libraries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import Self
+
+from certstream.app.backfill import Ceiling, Tables, backfill_fetch_settings, retry_settings, write_settings
+from certstream.app.jobs import Jobs
+from certstream.app.settings import log_client
+from certstream.app.upkeep import UpkeepTask
+from certstream.archive.buffer import PackedRows
+from certstream.archive.commit import Committer
+from certstream.archive.sink import Sink
+from certstream.archive.staging import check_staging
+from certstream.archive.standing import SinkSettings
+from certstream.archive.storage import local_path
+from certstream.backfill.fetch import LogFetcher
+from certstream.backfill.planner import LogPlan
+from certstream.certs.batch import decode
+from certstream.client.base import LogClient, ReadSettings
+from certstream.client.clock import Clock
+from certstream.client.http import HttpClient
+from certstream.client.issuers import IssuerCache
+from certstream.config import Config, DeltaSinkConfig
+from certstream.ct.types import EntryBatch, LogInfo
+from certstream.metrics import Metrics
+from certstream.serve.health import ArchiveHealth, JobHealth
+from certstream.state import StateStore
+
+
+class ArchiveParts:
+    """Everything that the archive adds to the service; `async with` opens and closes it.
+
+    `run` and `jobs.run` do the work; closing commits the rows in hand.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        logs: Sequence[LogInfo],
+        state: StateStore,
+        metrics: Metrics,
+        *,
+        live_first: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Raises ConfigError where a table may not lie where it is configured."""
+        main = local_path(config.delta_sink.table_path, "delta_sink.table_path")
+        path = config.backfill.staging_path
+        staging = None if path is None else local_path(path, "backfill.staging_path")
+        if staging is not None:
+            check_staging(main, staging)
+        self._config = config
+        self._logs = logs
+        self._state = state
+        self._live_first = live_first
+        self._clock = Clock()
+        self.sink = Sink(
+            Committer(main, settings=write_settings(config)), sink_settings(config.delta_sink), metrics.archive
+        )
+        self._http = HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics)
+        self._issuers = IssuerCache(self._http)
+        self._packer = ThreadPoolExecutor(1, thread_name_prefix="reread")
+        self.jobs = Jobs(config, Tables(main, staging), logs, metrics, ceilings=self._ceilings, hold=live_first)
+        self._upkeep = UpkeepTask(main, config, metrics.archive)
+        self._parts = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Open the table. Raises TableError where it is not ours to continue."""
+        async with AsyncExitStack() as parts:
+            parts.callback(self._packer.shutdown, wait=False, cancel_futures=True)
+            await parts.enter_async_context(self._http)
+            await parts.enter_async_context(self.sink)
+            self._parts = parts.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._parts.aclose()
+
+    async def before(self, batch: EntryBatch) -> None:
+        """Take up the log of a batch that is about to be streamed, if that is its first."""
+        if self.sink.streamed(batch.log.base_url) is None:
+            await self.sink.begin(batch.log, batch.start)
+
+    async def run(self) -> None:
+        """Archive, read again and keep up, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.sink.run(), name="archive:sink")
+            group.create_task(self._begin_known(), name="archive:begin")
+            group.create_task(self._upkeep.run(), name="archive:upkeep")
+            for log in self._logs:
+                group.create_task(self._reread(log), name=f"archive:reread:{log.name}")
+
+    async def _begin_known(self) -> None:
+        """Take up the logs that were followed before at once: something of them may be missing."""
+        for log in self._logs:
+            position = self._state.position(log.base_url)
+            if position is not None:
+                await self.sink.begin(log, position.current_index)
+
+    def _ceilings(self) -> Mapping[str, Ceiling]:
+        """What is below a log's archived position is a backfill's; all from there on is the sink's."""
+        ceilings: dict[str, Ceiling] = {}
+        for log in self._logs:
+            archived, position = self.sink.archived(log.base_url), self._state.position(log.base_url)
+            if archived is not None:
+                ceilings[log.base_url] = Ceiling(archived, None if position is None else position.start_index)
+        return ceilings
+
+    async def _reread(self, log: LogInfo) -> None:
+        """Read again, for the archive only, what was streamed and is not archived."""
+        reading = ReadSettings(self._config.ct_log.batch_size, self._config.backfill.fetch_concurrency)
+        retry = retry_settings(self._config.ct_log)
+        while True:
+            missing = await self.sink.wait_missing(log.base_url)
+            client: LogClient = log_client(self._http, log, self._issuers, reading)
+            fetcher = LogFetcher(
+                LogPlan(log, missing),
+                client,
+                self._take_again,
+                settings=retry,
+                hold=self._live_first,
+                clock=self._clock,
+            )
+            await fetcher.read()
+            if fetcher.failed:
+                await self._clock.sleep(retry.max_s)
+
+    async def _take_again(self, batch: EntryBatch) -> None:
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(self._packer, self._packed, batch, self._clock.wall())
+        if rows is not None:
+            await self.sink.take_again(rows)
+
+    def _packed(self, batch: EntryBatch, seen_s: float) -> PackedRows | None:
+        return self.sink.pack(decode(batch, seen_s))
+
+    def health(self) -> ArchiveHealth:
+        """How the archive is doing."""
+        status = self.sink.status()
+        return ArchiveHealth(
+            state=status.state,
+            last_error=status.last_error,
+            last_commit_s=status.last_commit_s,
+            buffered_rows=status.buffered_rows,
+            buffered_bytes=status.buffered_bytes,
+            lag_entries=status.lag_entries,
+            free_disk_bytes=status.free_disk_bytes,
+        )
+
+    def job_health(self) -> Mapping[str, JobHealth]:
+        """How the newest backfill, merge and pass of upkeep went."""
+        return {**self.jobs.health(), "maintenance": self._upkeep.health()}
+
+
+def sink_settings(sink: DeltaSinkConfig) -> SinkSettings:
+    """When the sink commits, from the configuration."""
+    return SinkSettings(sink.batch_size, sink.flush_interval_secs, sink.buffer_bytes)

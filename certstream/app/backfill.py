@@ -1,0 +1,178 @@
+"""A backfill from the tables and the positions of the logs to its result, wherever it is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from certstream.app.settings import fetch_settings, log_client
+from certstream.archive import storage
+from certstream.archive.commit import Committer
+from certstream.archive.coverage import Coverage
+from certstream.archive.datafile import WriteSettings
+from certstream.archive.dropped import Dropped
+from certstream.archive.schema import NATIVE, TableFormat
+from certstream.archive.table import Snapshot, Table
+from certstream.archive.writer import DenseWriter
+from certstream.backfill.destination import Written
+from certstream.backfill.fetch import Hold, RetrySettings
+from certstream.backfill.planner import Plan, Target, plan
+from certstream.backfill.result import Result
+from certstream.backfill.run import Backfill, BackfillMetrics, BackfillSettings
+from certstream.client.base import LogClient, ReadSettings
+from certstream.client.http import FetchSettings, HttpClient
+from certstream.client.issuers import IssuerCache
+from certstream.config import BackfillConfig, Config, CtLogConfig
+from certstream.ct.types import LogInfo
+from certstream.intervals import Intervals
+from certstream.metrics import Metrics
+from certstream.progress import Progress
+
+_BYTES_PER_ROW: Final = 1200.0  # of a table that has none yet: what real certificates take
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """Up to where a log is backfilled."""
+
+    index: int  # exclusive
+    start_index: int | None  # where the following of it began
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The archive, and the table beside it that a backfill fills, None where it fills the archive itself."""
+
+    main: Path
+    staging: Path | None
+
+    @property
+    def destination(self) -> Path:
+        """The table that gets the rows."""
+        return self.staging or self.main
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is missing, and what it takes."""
+
+    plan: Plan
+    form: TableFormat  # of the archive
+    bytes_per_row: float  # on disk
+    free_bytes: int
+
+
+def write_settings(config: Config) -> WriteSettings:
+    """How rows are compressed, from the configuration."""
+    sink = config.delta_sink
+    return WriteSettings(sink.compression_level, sink.heavy_column_compression_level)
+
+
+def survey(tables: Tables, logs: Sequence[LogInfo], ceilings: Mapping[str, Ceiling], from_index: int | None) -> Survey:
+    """Look at the tables and plan; no log is asked. Raises StorageError. It blocks: call it in a thread."""
+    main = Table(tables.main).open()
+    staging = None if tables.staging is None else Table(tables.staging).open()
+    covered = [_coverage(snapshot) for snapshot in (main, staging) if snapshot is not None]
+    dropped = Dropped(tables.main)
+    targets = [
+        _target(
+            log,
+            ceilings.get(log.base_url),
+            Intervals.union_of(coverage.of(log.base_url) for coverage in covered),
+            dropped.of(log.base_url),
+        )
+        for log in logs
+    ]
+    rows, size_bytes = (main.rows or 0, main.size_bytes) if main is not None else (0, 0)
+    return Survey(
+        plan(targets, from_index=from_index),
+        NATIVE if main is None else main.form,
+        size_bytes / rows if rows else _BYTES_PER_ROW,
+        storage.free_bytes(tables.destination),
+    )
+
+
+def _coverage(snapshot: Snapshot) -> Coverage:
+    coverage = Coverage(snapshot.root)
+    coverage.refresh(snapshot)
+    coverage.save()
+    return coverage
+
+
+def _target(log: LogInfo, ceiling: Ceiling | None, archived: Intervals, dropped: Intervals) -> Target:
+    if ceiling is None:
+        return Target(log, None, None, archived, dropped)
+    return Target(log, ceiling.index, ceiling.start_index, archived, dropped)
+
+
+class TableDestination:
+    """A table as a backfill writes to it."""
+
+    def __init__(self, root: Path, form: TableFormat, settings: WriteSettings) -> None:
+        self._writer = DenseWriter(Committer(root, form=form, settings=settings))
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Take rows that nobody sees yet. Raises StorageError."""
+        self._writer.write(rows)
+
+    def commit(self) -> Written:
+        """Make everything written visible. Raises StorageError."""
+        done = self._writer.commit()
+        return Written(done.inserted, done.skipped)
+
+    def abandon(self) -> None:
+        """Remove what was written and not committed."""
+        self._writer.abandon()
+
+
+async def fill(
+    config: Config,
+    surveyed: Survey,
+    tables: Tables,
+    stop: asyncio.Event,
+    *,
+    metrics: Metrics,
+    outcome: BackfillMetrics | None = None,
+    progress: Progress | None = None,
+    hold: Hold | None = None,
+    settings: BackfillSettings | None = None,
+) -> Result:
+    """Fetch what the survey found missing, until done or `stop`. Raises StorageError."""
+    async with HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics) as http:
+        issuers = IssuerCache(http)
+        reading = ReadSettings(config.ct_log.batch_size, config.backfill.fetch_concurrency)
+
+        def client(log: LogInfo) -> LogClient:
+            return log_client(http, log, issuers, reading)
+
+        work = Backfill(
+            surveyed.plan,
+            client=client,
+            destination=TableDestination(tables.destination, surveyed.form, write_settings(config)),
+            settings=replace(settings or BackfillSettings(), retry=retry_settings(config.ct_log)),
+            progress=progress,
+            metrics=outcome,
+            hold=hold,
+        )
+        return await work.run(stop)
+
+
+def retry_settings(ct_log: CtLogConfig) -> RetrySettings:
+    """How patient reading again is with a log, from the configuration."""
+    return RetrySettings(
+        ct_log.retry_max_attempts, ct_log.retry_initial_delay_ms / 1000, ct_log.retry_max_delay_ms / 1000
+    )
+
+
+def backfill_fetch_settings(ct_log: CtLogConfig, backfill: BackfillConfig) -> FetchSettings:
+    """How a backfill's requests are made: as those of live reading, within its share of each configured limit."""
+    live = fetch_settings(ct_log.model_copy(update={"fetch_concurrency": backfill.fetch_concurrency}))
+    pace, share = live.pace, backfill.max_share
+    rates = {operator: None if rate is None else rate * share for operator, rate in pace.rates_per_s.items()}
+    default = None if pace.default_rate_per_s is None else pace.default_rate_per_s * share
+    return replace(live, pace=replace(pace, rates_per_s=rates, default_rate_per_s=default))

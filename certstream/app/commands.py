@@ -1,0 +1,144 @@
+"""`--backfill`, `--merge`, `--maintain`: what runs, says what it did, and ends with an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from certstream.app.backfill import Ceiling, Survey, Tables, fill, survey, write_settings
+from certstream.app.merge import MergeOutcome, merge_staging
+from certstream.app.settings import configured_logs
+from certstream.app.upkeep import maintained
+from certstream.archive import staging as staging_tables
+from certstream.archive.storage import local_path
+from certstream.backfill.planner import select
+from certstream.backfill.report import NOTHING, plan_table
+from certstream.config import Config, LoadedConfig
+from certstream.ct.types import LogInfo
+from certstream.errors import ConfigError
+from certstream.metrics import Metrics
+from certstream.progress import Progress
+from certstream.signals import Signals
+from certstream.state import read_positions
+
+TABLE_OPTION: Final = "delta_sink.table_path"
+STAGING_FLAG: Final = "--staging-path"
+
+log = structlog.get_logger(__name__)
+
+
+def backfill(
+    loaded: LoadedConfig, *, staging_path: str | None, start: int | None, logs: str | None, dry_run: bool
+) -> int:
+    """Fetch what the archive does not have; 1 where a range could not be fetched, else 0.
+
+    `start` None catches up. With `dry_run`, print what would be fetched and end.
+    Raises ConfigError, StateError or StorageError.
+    """
+    config = loaded.config
+    tables = _tables(config, staging_path)
+    log.info(
+        "backfill mode starting",
+        mode="catch-up" if start is None else "historical",
+        staging_path=None if tables.staging is None else str(tables.staging),
+        table_path=str(tables.main),
+        **({} if start is None else {"from_index": start}),
+    )
+    followed = chosen_logs([each.info for each in configured_logs(config)], logs, "--logs")
+    ceilings = _ceilings(config)
+    if not any(each.base_url in ceilings for each in followed):
+        log.info(NOTHING, reason="no configured log has a position in the state file", file=config.ct_log.state_file)
+        if dry_run:
+            print(NOTHING)
+        return 0
+    if dry_run:
+        surveyed = survey(tables, followed, ceilings, start)
+        print(plan_table(surveyed.plan, bytes_per_row=surveyed.bytes_per_row, free_bytes=surveyed.free_bytes), end="")
+        return 0
+    with _held(tables.staging):
+        return _run(_backfill(config, tables, followed, ceilings, start))
+
+
+async def _backfill(
+    config: Config, tables: Tables, logs: Sequence[LogInfo], ceilings: Mapping[str, Ceiling], start: int | None
+) -> int:
+    with Signals(hang_up_ends=True) as signals:
+        surveyed = await asyncio.to_thread(survey, tables, logs, ceilings, start)
+        result = await fill(
+            config, surveyed, tables, signals.stop, metrics=Metrics(), progress=_progress("backfill", surveyed)
+        )
+    return 1 if result.failed else 0
+
+
+def _progress(title: str, surveyed: Survey) -> Progress:
+    return Progress(title, surveyed.plan.totals(), sys.stderr)
+
+
+def chosen_logs(logs: Sequence[LogInfo], text: str | None, option: str) -> Sequence[LogInfo]:
+    """The logs that `text` names, all for None. Raises ConfigError, naming the option, where it names none."""
+    if text is None:
+        return logs
+    chosen = select(logs, text)
+    if not chosen:
+        names = ", ".join(each.name for each in logs) or "none at all"
+        raise ConfigError(f"{option}: no log has {text!r} in its name or URL; configured are {names}")
+    return chosen
+
+
+def _ceilings(config: Config) -> dict[str, Ceiling]:
+    path = config.ct_log.state_file
+    positions = {} if path is None else read_positions(Path(path))
+    return {url: Ceiling(position.current_index, position.start_index) for url, position in positions.items()}
+
+
+def _tables(config: Config, staging_path: str | None) -> Tables:
+    main = local_path(config.delta_sink.table_path, TABLE_OPTION)
+    if staging_path is None:
+        return Tables(main, None)
+    staging = local_path(staging_path, STAGING_FLAG)
+    staging_tables.check_staging(main, staging)
+    return Tables(main, staging)
+
+
+def _held(staging: Path | None) -> AbstractContextManager[object]:
+    """Nobody else works on the staging table meanwhile. Raises StorageError, naming who does."""
+    return nullcontext() if staging is None else staging_tables.staging_lock(staging)
+
+
+def merge(loaded: LoadedConfig, *, staging_path: str) -> int:
+    """Take over into the archive what the staging table has more than it, then delete that; 1 where interrupted.
+
+    Raises ConfigError or StorageError; staging is then as it was.
+    """
+    tables = _tables(loaded.config, staging_path)
+    assert tables.staging is not None
+    log.info("merge mode starting", staging_path=str(tables.staging), table_path=str(tables.main))
+    return _run(_merge(loaded.config, tables.main, tables.staging))
+
+
+async def _merge(config: Config, main: Path, staging: Path) -> int:
+    with Signals(hang_up_ends=True) as signals:
+        report = await merge_staging(main, staging, signals.stop, write_settings(config), stream=sys.stderr)
+    return 1 if report.outcome is MergeOutcome.INTERRUPTED else 0
+
+
+def maintain(loaded: LoadedConfig) -> int:
+    """Do one pass of the archive's upkeep; 1 where interrupted. Raises ConfigError or StorageError."""
+    return _run(_maintain(loaded.config, local_path(loaded.config.delta_sink.table_path, TABLE_OPTION)))
+
+
+async def _maintain(config: Config, main: Path) -> int:
+    with Signals(hang_up_ends=True) as signals:
+        return 0 if await maintained(config, main, signals.stop) else 1
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

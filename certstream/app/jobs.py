@@ -1,0 +1,214 @@
+"""Backfill and merge inside the running service: started by SIGHUP, at the start or now and then, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from certstream.app.backfill import Ceiling, Tables, fill, survey, write_settings
+from certstream.app.merge import MergeOutcome, merge_staging
+from certstream.archive.staging import check_staging, staging_lock
+from certstream.backfill.result import Result
+from certstream.backfill.run import BackfillSettings
+from certstream.config import Config
+from certstream.ct.types import LogInfo
+from certstream.errors import CertstreamError
+from certstream.metrics import ArchiveMetrics, Metrics
+from certstream.progress import Progress
+from certstream.serve.health import JobHealth, JobState
+
+_SETTINGS: Final = BackfillSettings(buffer_bytes=16 << 20, finish_s=3.0)  # beside live reading; it ends within 5 s
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """A backfill's metrics, as the backfill sees them."""
+
+    running: Gauge
+    planned: Gauge
+    written: Counter
+    skipped: Counter
+    failed_ranges: Gauge
+    last_success: Gauge
+    last_failure: Gauge
+
+    @classmethod
+    def of(cls, metrics: ArchiveMetrics) -> _Outcome:
+        return cls(
+            metrics.backfill_running,
+            metrics.backfill_entries_planned,
+            metrics.backfill_entries_written,
+            metrics.backfill_entries_skipped,
+            metrics.backfill_failed_ranges,
+            metrics.backfill_last_success_timestamp_seconds,
+            metrics.backfill_last_failure_timestamp_seconds,
+        )
+
+
+class Jobs:
+    """Runs backfills, each followed by a merge where it went through staging."""
+
+    def __init__(
+        self,
+        config: Config,
+        tables: Tables,
+        logs: Sequence[LogInfo],
+        metrics: Metrics,
+        *,
+        ceilings: Callable[[], Mapping[str, Ceiling]],
+        hold: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`ceilings` gives the logs' archived positions; `hold` is awaited before each piece of work."""
+        self._config = config
+        self._tables = tables
+        self._logs = logs
+        self._metrics = metrics
+        self._ceilings = ceilings
+        self._hold = hold
+        self._clock = clock
+        self._asked = asyncio.Event()
+        self._running = False
+        self._stop = asyncio.Event()
+        self._health = {"backfill": JobHealth(), "merge": JobHealth()}
+
+    def health(self) -> Mapping[str, JobHealth]:
+        """How the newest backfill and the newest merge went."""
+        return dict(self._health)
+
+    def ask(self) -> None:
+        """Start a backfill, unless one runs."""
+        if self._running or self._asked.is_set():
+            log.info("backfill runs already, this signal starts none")
+            return
+        self._asked.set()
+
+    def stop(self) -> None:
+        """End what runs soon, cleanly, and start nothing more; `run` returns then."""
+        self._stop.set()
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Do what is asked for, until `stop`."""
+        options = self._config.backfill
+        if options.on_start:
+            self._asked.set()
+        while not self._stop.is_set():
+            await self._wait(options.interval_secs)
+            self._running = True
+            self._asked.clear()
+            if not self._stop.is_set():
+                await self._round()
+            self._running = False
+
+    async def _wait(self, interval_s: int | None) -> None:
+        try:
+            async with asyncio.timeout(interval_s):
+                await self._asked.wait()
+        except TimeoutError:
+            pass  # it is time
+
+    async def _round(self) -> None:
+        """A backfill and a merge. No failure of theirs ends the service."""
+        tables = self._tables
+        try:
+            if tables.staging is not None:
+                await asyncio.to_thread(check_staging, tables.main, tables.staging)
+            with self._held():
+                filled = await self._backfill()
+        except Exception as exc:  # noqa: BLE001 -- no failure of a job ends the service
+            self._failed("backfill", exc)
+            return
+        if tables.staging is None or filled.interrupted or not self._config.backfill.merge_after:
+            return
+        try:
+            await self._merge()
+        except Exception as exc:  # noqa: BLE001 -- no failure of a job ends the service
+            self._failed("merge", exc)
+
+    def _held(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._tables.staging is None else staging_lock(self._tables.staging)
+
+    async def _backfill(self) -> Result:
+        options, tables = self._config.backfill, self._tables
+        log.info(
+            "backfill mode starting",
+            mode="catch-up" if options.from_index is None else "historical",
+            staging_path=None if tables.staging is None else str(tables.staging),
+            table_path=str(tables.main),
+        )
+        self._started("backfill")
+        surveyed = await asyncio.to_thread(survey, tables, self._logs, self._ceilings(), options.from_index)
+        plan = surveyed.plan
+        self._detail("backfill", planned=plan.indices)
+        result = await fill(
+            self._config,
+            surveyed,
+            tables,
+            self._stop,
+            metrics=self._metrics,
+            outcome=_Outcome.of(self._metrics.archive),
+            progress=Progress("backfill", plan.totals(), sys.stderr, live=False),
+            hold=self._hold,
+            settings=_SETTINGS,
+        )
+        self._detail("backfill", written=result.written, failed_ranges=len(result.failed), left=result.left)
+        error = f"{len(result.failed)} ranges could not be fetched" if result.failed else None
+        state: JobState = "interrupted" if result.interrupted else "failed" if result.failed else "succeeded"
+        self._health["backfill"] = replace(self._health["backfill"], state=state, ended_s=self._clock(), error=error)
+        return result
+
+    async def _merge(self) -> None:
+        tables, metrics = self._tables, self._metrics.archive
+        assert tables.staging is not None
+        log.info("merge mode starting", staging_path=str(tables.staging), table_path=str(tables.main))
+        self._started("merge")
+        metrics.merge_running.set(1)
+        try:
+            report = await merge_staging(
+                tables.main, tables.staging, self._stop, write_settings(self._config), stream=sys.stderr, live=False
+            )
+        finally:
+            metrics.merge_running.set(0)
+        metrics.merge_inserted.inc(report.inserted)
+        metrics.merge_skipped.inc(report.skipped)
+        done = report.outcome is not MergeOutcome.INTERRUPTED
+        if done:
+            metrics.merge_last_success_timestamp_seconds.set(self._clock())
+        self._detail("merge", inserted=report.inserted, skipped=report.skipped)
+        self._health["merge"] = replace(
+            self._health["merge"], state="succeeded" if done else "interrupted", ended_s=self._clock()
+        )
+
+    def _started(self, job: str) -> None:
+        self._health[job] = JobHealth("running", self._clock())
+
+    def _detail(self, job: str, **figures: int) -> None:
+        health = self._health[job]
+        self._health[job] = replace(health, detail={**health.detail, **figures})
+
+    def _failed(self, job: str, exc: Exception) -> None:
+        metrics = self._metrics.archive
+        gauges = {
+            "backfill": metrics.backfill_last_failure_timestamp_seconds,
+            "merge": metrics.merge_last_failure_timestamp_seconds,
+        }
+        now = self._clock()
+        gauges[job].set(now)
+        health = self._health[job]
+        started = health.started_s if health.state == "running" else now
+        self._health[job] = replace(health, state="failed", started_s=started, ended_s=now, error=str(exc))
+        if isinstance(exc, CertstreamError):
+            log.error(f"{job} failed", error=str(exc))
+        else:
+            log.exception(f"{job} crashed")

@@ -1,0 +1,37 @@
+"""Blocking work in a thread, told to end when the event loop says so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[threading.Event], T], stop: asyncio.Event) -> T:
+    """Run `work` in a thread. Its event is set once `stop` is, or when this is cancelled; either way it is awaited."""
+    cancelled = threading.Event()
+    running = asyncio.ensure_future(asyncio.to_thread(work, cancelled))
+    heed = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait([running, heed], return_when=asyncio.FIRST_COMPLETED)
+        cancelled.set()
+        return await asyncio.shield(running)
+    finally:
+        cancelled.set()
+        heed.cancel()
+        await _ended(running)
+
+
+async def _ended(running: asyncio.Future[T]) -> None:
+    """Wait for it, whatever it raises; a further cancellation comes after that."""
+    again: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as exc:
+            again = exc
+    if again is not None:
+        raise again
