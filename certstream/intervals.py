@@ -114,9 +114,12 @@ class Intervals:
 
     def __sub__(self, other: Intervals) -> Intervals:
         """What stands here and not in the other."""
-        if not len(self) or not len(other):
+        if not len(self):
             return self
-        low, high = min(int(self.start[0]), int(other.start[0])), max(int(self.stop[-1]), int(other.stop[-1]))
+        low, high = int(self.start[0]), int(self.stop[-1])
+        other = other.within(low, high)  # a small set less a large one takes only what lies beside it
+        if not len(other):
+            return self
         start = np.concatenate([[low], other.stop])
         stop = np.concatenate([other.start, [high]])
         some = start < stop

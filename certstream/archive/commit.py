@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,17 +218,18 @@ class _Addition:
 
     def _drop_held(self, snapshot: Snapshot) -> None:
         """Leave in the files what neither the snapshot nor a file before them holds."""
-        held = {url: self._committer.coverage.of(url) for file in self.files for url in file.covers}
+        held = self._committer.coverage
+        before: defaultdict[str, Intervals] = defaultdict(Intervals)
         kept: list[DataFile] = []
         for number, file in enumerate(self.files):
-            rest = {url: intervals - held[url] for url, intervals in file.covers.items()}
+            rest = {url: intervals - held.of(url) - before[url] for url, intervals in file.covers.items()}
             if sum(intervals.count for intervals in rest.values()) == file.rows:
                 kept.append(file)
             else:
                 kept.extend(self._rewritten(file, rest, snapshot.form))
                 self.files = kept + self.files[number + 1 :]
                 storage.remove(self._committer.root / file.path)
-            held.update({url: held[url] | intervals for url, intervals in file.covers.items()})
+            before.update({url: before[url] | intervals for url, intervals in file.covers.items()})
         self.files = kept
 
     def _rewritten(self, file: DataFile, rest: Mapping[str, Intervals], form: TableFormat) -> list[DataFile]:
