@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import DataFile
-from certstream.archive.merge_tasks import MergeTasks, without
+from certstream.archive.merge_tasks import MergeTasks
 from certstream.archive.staged import Staged
 from certstream.archive.staging import check_staging
 from certstream.archive.takeover import Takeover, Task
@@ -168,7 +168,7 @@ class Merge:
         """Raise StorageError where main lacks a key of staging: a file that is not what its table says, for one."""
         self._main.look()
         for url in staged.coverage.logs():
-            lost = without(staged.coverage.of(url), self._main.coverage.of(url))
+            lost = staged.coverage.of(url) - self._main.coverage.of(url)
             if len(lost) and len(lost := lost - self._main.dropped.of(url)):
                 raise StorageError(
                     f"{self._root}: {lost.count} of its rows of {url} from index {lost.lowest} on are not in "

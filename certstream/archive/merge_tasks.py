@@ -55,9 +55,9 @@ class MergeTasks:
         """The keys of a file that neither main holds nor a staged file before it."""
         wanted = {}
         for url, mine in file.cover.covers.items():
-            left = without(mine, self._held.of(url))
+            left = mine - self._held.of(url)
             if url in self._before:
-                left = without(left, self._before[url])
+                left -= self._before[url]
                 self._before[url] |= mine
             if len(left):
                 wanted[url] = left
@@ -74,13 +74,6 @@ def _shared(staged: Staged) -> Iterator[str]:
     for file in staged.files:
         counts.update({url: keys.count for url, keys in file.cover.covers.items()})
     return (url for url, count in counts.items() if count > staged.coverage.of(url).count)
-
-
-def without(keys: Intervals, others: Intervals) -> Intervals:
-    """The keys that are none of the others, of which only those between them are looked at."""
-    if keys.lowest is None or keys.end is None:
-        return keys
-    return keys - others.within(keys.lowest, keys.end)
 
 
 def _pieces(file: StagedFile, wanted: Covers) -> Iterator[tuple[Piece, int]]:

@@ -27,7 +27,8 @@ from certstream.archive.table import Snapshot, Table, TableFile
 from certstream.errors import StorageError, TableError
 
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_PART_ROWS: Final = range(64, 8193)  # read at a time
+_PART_ROWS: Final = range(64, 2049)  # read at a time
+_READ_BYTES: Final = 1 << 16  # of a column
 _PART_BYTES: Final = 16 << 20  # about, likewise
 # What lies in a directory that is nothing but a table
 _OF_A_TABLE: Final = re.compile(rf"{storage.DELTA_LOG}|{storage.SIDE}|{PARTITION}=.*|.*\.parquet|.*\.crc|_SUCCESS")
@@ -84,7 +85,7 @@ class StagedFile:
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
         try:
-            with pq.ParquetFile(self.path) as parquet:
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
                 if parquet.metadata.num_rows != self.cover.rows:
                     raise StorageError(
                         f"{self.path}: has {parquet.metadata.num_rows} rows, the table says {self.cover.rows}"
