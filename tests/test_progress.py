@@ -1,0 +1,415 @@
+"""Progress is shown on a terminal without harm to log lines, and logged elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import io
+import logging
+import os
+import re
+import struct
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from typing import TextIO
+
+import pytest
+from structlog.testing import capture_logs
+
+from certstream.progress import DRAW_INTERVAL_S, LOG_INTERVAL_S, Progress
+
+_SEQUENCE = re.compile(r"\x1b\[(\d*)([A-Z])")
+
+
+class Screen:
+    """A terminal: a pty that programs write to, and what a person sees on it, scrolled away lines included."""
+
+    def __init__(self, columns: int = 80, rows: int = 24) -> None:
+        self.columns, self.rows = columns, rows
+        self._ours, theirs = os.openpty()
+        self._theirs = theirs
+        self.resize(columns, rows)
+        self.stream: TextIO = os.fdopen(theirs, "w")
+        self._cells: list[str] = [""]  # every line since the beginning
+        self._row = self._column = 0
+        self._arrived: SimpleQueue[bytes] = SimpleQueue()
+        self._reader = threading.Thread(target=self._read, name="screen")  # a pty holds 4 KB, then writers wait
+        self._reader.start()
+
+    def resize(self, columns: int, rows: int) -> None:
+        self.columns, self.rows = columns, rows
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def lines(self) -> list[str]:
+        """All lines, after reading what was written up to now."""
+        self.stream.flush()
+        self.stream.write("\0")  # where we are
+        self.stream.flush()
+        data = b""
+        while not data.endswith(b"\0"):
+            data += self._arrived.get(timeout=10)
+        self._feed(data[:-1].decode())
+        return [line.rstrip() for line in self._cells[: self._row + 1]]
+
+    def close(self) -> None:
+        self.stream.close()
+        self._reader.join()
+        os.close(self._ours)
+
+    def _read(self) -> None:
+        with suppress(OSError):  # that is how the other end's closing shows
+            while data := os.read(self._ours, 65536):
+                self._arrived.put(data)
+
+    def _feed(self, text: str) -> None:
+        at = 0
+        while at < len(text):
+            if match := _SEQUENCE.match(text, at):
+                self._control(int(match[1] or 1), match[2])
+                at = match.end()
+                continue
+            self._put(text[at])
+            at += 1
+
+    def _control(self, count: int, kind: str) -> None:
+        if kind == "A":
+            top = max(0, len(self._cells) - self.rows)
+            assert self._row - count >= top, "what scrolled away cannot be reached"
+            self._row -= count
+        elif kind == "K":
+            self._cells[self._row] = self._cells[self._row][: self._column]
+        elif kind == "J":
+            self._cells[self._row] = self._cells[self._row][: self._column]
+            del self._cells[self._row + 1 :]
+        else:
+            raise AssertionError(f"unknown sequence {kind}")
+
+    def _put(self, character: str) -> None:
+        if character == "\r":
+            self._column = 0
+        elif character == "\n":
+            self._down()
+        else:
+            if self._column == self.columns:
+                self._column = 0
+                self._down()
+            line = self._cells[self._row].ljust(self._column)
+            self._cells[self._row] = line[: self._column] + character + line[self._column + 1 :]
+            self._column += 1
+
+    def _down(self) -> None:
+        self._row += 1
+        if self._row == len(self._cells):
+            self._cells.append("")
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
+    monkeypatch.setenv("TERM", "xterm")
+    one = Screen()
+    yield one
+    one.close()
+
+
+class Time:
+    """A clock that tests move; each sleep ends when `pass_` has moved it far enough."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.slept: list[float] = []
+        self._sleeping: list[tuple[float, asyncio.Future[None]]] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    async def sleep(self, delay_s: float) -> None:
+        self.slept.append(delay_s)
+        future = asyncio.get_running_loop().create_future()
+        self._sleeping.append((self.now_s + delay_s, future))
+        await future
+
+    async def pass_(self, seconds: float) -> None:
+        self.now_s += seconds
+        due = [future for at, future in self._sleeping if at <= self.now_s]
+        self._sleeping = [each for each in self._sleeping if each[0] > self.now_s]
+        for future in due:
+            future.set_result(None)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+@contextmanager
+def running(progress: Progress) -> Iterator[None]:
+    task = asyncio.get_running_loop().create_task(progress.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        progress.close()
+
+
+@contextmanager
+def logging_to(stream: TextIO) -> Iterator[logging.Logger]:
+    """The root logger as the service has it."""
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    handler = logging.StreamHandler(stream)
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    try:
+        yield root
+        assert handler.stream is stream, "logging is as it was"
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+
+
+# on a terminal
+
+
+async def test_each_total_has_a_line_with_a_bar_a_rate_and_the_time_left(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"Argon": 1_000, "Tiles 1": 4_000}, screen.stream, time)
+    with running(progress):
+        await time.pass_(0)
+        progress.advance("Argon", 500)
+        progress.advance("Tiles 1", 100)
+        await time.pass_(10)
+        lines = screen.lines()
+    assert [re.sub(r"\[[#.]*\]", "[]", line) for line in lines] == [
+        "Argon    []   50 %         50/s   0:00:10",
+        "Tiles 1  []    2 %         10/s   0:06:30",
+        "backfill: 600 of 5,000 entries, 12 %, 60/s, 0:01:13 left",
+        "",
+    ]
+    bars = [re.findall(r"[#.]+", line)[0] for line in lines[:2]]
+    assert len(bars[0]) == len(bars[1])
+    assert bars[0].count("#") == len(bars[0]) // 2
+
+
+async def test_it_is_drawn_in_place_and_not_too_often(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("merge", {"rows": 100}, screen.stream, time, unit="rows")
+    with running(progress):
+        for _ in range(40):
+            progress.advance("rows", 1)
+            await time.pass_(DRAW_INTERVAL_S)
+        lines = screen.lines()
+    assert len(lines) == 3
+    assert lines[1].startswith("merge: 40 of 100 rows, 40 %")
+    assert set(time.slept) == {DRAW_INTERVAL_S}
+    assert DRAW_INTERVAL_S >= 0.25
+
+
+async def test_what_nothing_moves_has_no_time_left(screen: Screen) -> None:
+    progress = Progress("backfill", {"a": 10}, screen.stream, Time())
+    with running(progress):
+        await asyncio.sleep(0)
+        lines = screen.lines()
+    assert lines[1] == "backfill: 0 of 10 entries, 0 %, 0/s, -:--:-- left"
+
+
+async def test_the_rate_is_that_of_the_last_seconds(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 10_000_000}, screen.stream, time)
+    with running(progress):
+        await time.pass_(0)
+        for step in (1_000, 10):
+            for _ in range(60):
+                progress.advance("a", step)
+                await time.pass_(1)
+        lines = screen.lines()
+    assert " 10/s" in lines[1]
+
+
+async def test_log_lines_stand_whole_above_it(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 10, "b": 10}, screen.stream, time)
+    with logging_to(screen.stream) as log:
+        log.info("before")
+        with running(progress):
+            await time.pass_(0)
+            for i in range(3):
+                progress.advance("a", 1)
+                log.info("line %d of several", i)
+                log.info("two\nlines")
+                await time.pass_(1)
+            lines = screen.lines()
+        log.info("after")
+    said = ["before"]
+    for i in range(3):
+        said += [f"line {i} of several", "two", "lines"]
+    assert lines[: len(said)] == said
+    assert [line.split()[0] for line in lines[len(said) : -1]] == ["a", "b", "backfill:"]
+    end = screen.lines()
+    assert end[: len(said)] == said
+    assert [line.split()[0] for line in end[len(said) : -1]] == ["a", "b", "backfill:", "after"]
+
+
+async def test_log_lines_of_other_threads_stand_whole_as_well(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 1_000}, screen.stream, time)
+    with logging_to(screen.stream) as log, running(progress):
+        await time.pass_(0)
+
+        def say(name: str) -> None:
+            for i in range(20):
+                log.info("%s %d", name, i)
+
+        threads = [threading.Thread(target=say, args=(name,)) for name in ("x", "y")]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            progress.advance("a", 1)
+            await time.pass_(DRAW_INTERVAL_S)
+        for thread in threads:
+            thread.join()
+        lines = screen.lines()
+    assert sorted(lines[:40]) == sorted(f"{name} {i}" for name in ("x", "y") for i in range(20))
+    assert len(lines) == 43
+
+
+async def test_text_without_an_end_of_line_is_not_drawn_over(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 10}, screen.stream, time)
+    with logging_to(screen.stream) as log, running(progress):
+        await time.pass_(0)
+        (handler,) = log.handlers
+        assert isinstance(handler, logging.StreamHandler)
+        handler.stream.write("half a ")
+        await time.pass_(1)
+        handler.stream.write("line\n")
+        lines = screen.lines()
+    assert lines[0] == "half a line"
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 6), (30, 24), (10, 4), (80, 2), (3, 3)])
+async def test_it_fits_into_the_terminal(screen: Screen, columns: int, rows: int) -> None:
+    screen.resize(columns, rows)
+    time = Time()
+    names = [f"A log with quite a long name {i}" for i in range(9)]
+    progress = Progress("backfill", dict.fromkeys(names, 1_000), screen.stream, time)
+    with running(progress):
+        await time.pass_(0)
+        for _ in range(3):
+            progress.advance(names[7], 20)
+            progress.advance(names[4], 10)
+            await time.pass_(1)
+        lines = screen.lines()
+    assert len(lines) <= rows
+    assert max(map(len, lines)) < columns
+    if columns == 80 and rows == 6:
+        assert [line[:30] for line in lines[:2]] == [names[7], names[4]], "the busiest first"
+        assert lines[3] == "and 6 more"
+        assert lines[4].startswith("backfill: 90 of 9,000")
+
+
+async def test_a_terminal_that_becomes_narrower_is_left_clean(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 10, "b": 10}, screen.stream, time)
+    with logging_to(screen.stream) as log, running(progress):
+        await time.pass_(0)
+        screen.resize(40, 24)
+        log.info("narrower")
+        await time.pass_(1)
+        lines = screen.lines()
+    assert "narrower" in lines
+    assert len(lines) - lines.index("narrower") == 5
+
+
+async def test_names_of_any_kind_keep_the_columns(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"日本のログ": 10, "a\x1b[2Jb": 10, "plain": 10}, screen.stream, time)
+    with running(progress):
+        await time.pass_(0)
+        lines = screen.lines()
+    assert lines[1].startswith("a?[2Jb      [")
+    assert lines[0].startswith("日本のログ  [")
+    assert lines[2].startswith("plain       [")
+
+
+async def test_the_last_state_stays_and_lines_follow_below(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 10}, screen.stream, time)
+    with running(progress):
+        await time.pass_(0)
+        progress.advance("a", 10)
+    screen.stream.write("the next line\n")
+    lines = screen.lines()
+    assert "100 %" in lines[0]
+    assert lines[1].startswith("backfill: 10 of 10 entries, 100 %")
+    assert lines[2:] == ["the next line", ""]
+    progress.close()
+    assert screen.lines() == lines, "closing twice changes nothing"
+
+
+async def test_a_terminal_that_goes_away_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = os.openpty()
+    stream = os.fdopen(theirs, "w")
+    time = Time()
+    progress = Progress("backfill", {"a": 10}, stream, time)
+    task = asyncio.create_task(progress.run())
+    await time.pass_(0)
+    os.close(ours)
+    for _ in range(3):
+        await time.pass_(DRAW_INTERVAL_S)
+    assert not task.done()
+    task.cancel()
+    progress.close()
+    with suppress(OSError):  # of what is still in its buffer
+        stream.close()
+
+
+# elsewhere
+
+
+def no_terminal(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> tuple[TextIO, bool]:
+    return io.StringIO(), True
+
+
+def dumb(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> tuple[TextIO, bool]:
+    monkeypatch.setenv("TERM", "dumb")
+    return screen.stream, True
+
+
+def not_wanted(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> tuple[TextIO, bool]:
+    return screen.stream, False
+
+
+@pytest.mark.parametrize("where", [no_terminal, dumb, not_wanted])
+async def test_elsewhere_it_is_a_line_in_the_log_every_ten_seconds(
+    screen: Screen,
+    monkeypatch: pytest.MonkeyPatch,
+    where: Callable[[Screen, pytest.MonkeyPatch], tuple[TextIO, bool]],
+) -> None:
+    stream, live = where(screen, monkeypatch)
+    time = Time()
+    progress = Progress("merge", {"a": 1_000, "b": 3_000}, stream, time, unit="rows", live=live)
+    with capture_logs() as lines, running(progress):
+        await time.pass_(0)
+        assert lines == []
+        progress.advance("a", 400)
+        await time.pass_(LOG_INTERVAL_S)
+        progress.advance("b", 600)
+        await time.pass_(LOG_INTERVAL_S)
+    figures = {"event": "merge progress", "log_level": "info", "total": 4_000}
+    assert lines == [
+        {**figures, "done": 400, "rows_per_s": 40, "remaining_s": 90},
+        {**figures, "done": 1_000, "rows_per_s": 50, "remaining_s": 60},
+    ]
+    assert screen.lines() == [""]
+    assert LOG_INTERVAL_S == 10
+
+
+async def test_nothing_done_yet_is_logged_without_a_guess() -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 10}, io.StringIO(), time)
+    with capture_logs() as lines, running(progress):
+        await time.pass_(0)
+        await time.pass_(LOG_INTERVAL_S)
+    assert [(line["entries_per_s"], line["remaining_s"]) for line in lines] == [(0, None)]
