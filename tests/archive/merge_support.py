@@ -1,0 +1,46 @@
+"""Staging tables made by hand, merged for real, and what a directory holds to the byte."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from certstream.archive.commit import Committer
+from certstream.archive.datafile import WriteSettings, write_file
+from certstream.archive.merge import Merge, MergeResult
+from certstream.archive.schema import NATIVE, PARTITION, TableFormat
+from certstream.archive.table import Table
+from tests.archive.archive_support import rows, url
+
+A: Final = url(0)
+B: Final = url(1)
+
+
+def fill(root: Path, *tables: pa.Table, form: TableFormat = NATIVE, settings: WriteSettings | None = None) -> None:
+    """A table with one file and one commit for each of `tables`, whatever it held before."""
+    for table in tables:
+        snapshot = Table(root).open_or_create(form)
+        date = table.column(PARTITION)[0].as_py()
+        snapshot.commit([write_file(root, snapshot.form, date, table, settings or WriteSettings())], {})
+    Table(root).open_or_create(form)
+
+
+def fill_indices(root: Path, *files: Iterable[int], log_url: str = A) -> None:
+    """A table with a file of one log for each set of indices."""
+    fill(root, *(rows(log_url, indices) for indices in files))
+
+
+def merge(main: Path | Committer, staging: Path, **options: Any) -> MergeResult:
+    """Merge and return what came of it."""
+    committer = main if isinstance(main, Committer) else Committer(main)
+    return Merge(committer, staging, **options).run(threading.Event())
+
+
+def picture(root: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below a directory, with its bytes and the time of its last change."""
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
