@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Self
+from typing import Final, Self
 
 from certstream.app.backfill import Ceiling, Tables, backfill_fetch_settings, retry_settings, write_settings
 from certstream.app.jobs import Jobs
@@ -33,6 +33,8 @@ from certstream.ct.types import EntryBatch, LogInfo
 from certstream.metrics import Metrics
 from certstream.serve.health import ArchiveHealth, JobHealth
 from certstream.state import StateStore
+
+_KNOWN_S: Final = 30.0  # that a backfill waits for the archived positions of the logs
 
 
 class ArchiveParts:
@@ -67,7 +69,9 @@ class ArchiveParts:
         self._http = HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics)
         self._issuers = IssuerCache(self._http)
         self._packer = ThreadPoolExecutor(1, thread_name_prefix="reread")
-        self.jobs = Jobs(config, Tables(main, staging), logs, metrics, ceilings=self._ceilings, hold=live_first)
+        self.jobs = Jobs(
+            config, Tables(main, staging), logs, metrics, ready=self._known, ceilings=self._ceilings, hold=live_first
+        )
         self._upkeep = UpkeepTask(main, config, metrics.archive)
         self._parts = AsyncExitStack()
 
@@ -78,6 +82,10 @@ class ArchiveParts:
             await parts.enter_async_context(self._http)
             await parts.enter_async_context(self.sink)
             self._parts = parts.pop_all()
+        for log in self._logs:  # something of those that were followed before may be missing
+            position = self._state.position(log.base_url)
+            if position is not None:
+                self.take_up(log, position.current_index)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -92,17 +100,21 @@ class ArchiveParts:
         """Archive, read again and keep up, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.sink.run(), name="archive:sink")
-            group.create_task(self._begin_known(), name="archive:begin")
             group.create_task(self._upkeep.run(), name="archive:upkeep")
             for log in self._logs:
                 group.create_task(self._reread(log), name=f"archive:reread:{log.name}")
 
-    async def _begin_known(self) -> None:
-        """Take up the logs that were followed before at once: something of them may be missing."""
-        for log in self._logs:
-            position = self._state.position(log.base_url)
-            if position is not None:
-                await self.sink.begin(log, position.current_index)
+    def take_up(self, log: LogInfo, index: int) -> None:
+        """A log is followed from `index` on."""
+        self.sink.take_up(log, index)
+
+    async def _known(self) -> None:
+        """Wait until the archived positions of all logs are known; not for ever, a log may not answer."""
+        waits = [asyncio.ensure_future(self.sink.wait_archived(log.base_url)) for log in self._logs]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=_KNOWN_S)
+            for wait in late:
+                wait.cancel()
 
     def _ceilings(self) -> Mapping[str, Ceiling]:
         """What is below a log's archived position is a backfill's; all from there on is the sink's."""

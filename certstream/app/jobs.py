@@ -65,15 +65,18 @@ class Jobs:
         logs: Sequence[LogInfo],
         metrics: Metrics,
         *,
+        ready: Callable[[], Awaitable[None]],
         ceilings: Callable[[], Mapping[str, Ceiling]],
         hold: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`ceilings` gives the logs' archived positions; `hold` is awaited before each piece of work."""
+        """`ceilings` gives the logs' archived positions, once `ready` returned; `hold` is awaited before each piece of
+        work."""
         self._config = config
         self._tables = tables
         self._logs = logs
         self._metrics = metrics
+        self._ready = ready
         self._ceilings = ceilings
         self._hold = hold
         self._clock = clock
@@ -148,6 +151,7 @@ class Jobs:
             table_path=str(tables.main),
         )
         self._started("backfill")
+        await self._until_ready()
         surveyed = await asyncio.to_thread(survey, tables, self._logs, self._ceilings(), options.from_index)
         plan = surveyed.plan
         self._detail("backfill", planned=plan.indices)
@@ -167,6 +171,14 @@ class Jobs:
         state: JobState = "interrupted" if result.interrupted else "failed" if result.failed else "succeeded"
         self._health["backfill"] = replace(self._health["backfill"], state=state, ended_s=self._clock(), error=error)
         return result
+
+    async def _until_ready(self) -> None:
+        waits = [asyncio.ensure_future(self._ready()), asyncio.ensure_future(self._stop.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _merge(self) -> None:
         tables, metrics = self._tables, self._metrics.archive

@@ -28,7 +28,7 @@ from certstream.app.settings import (
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
 from certstream.config import BackfillConfig, Config, LoadedConfig
-from certstream.ct.types import EntryBatch
+from certstream.ct.types import EntryBatch, LogInfo
 from certstream.live.dedup import Deduplicator
 from certstream.live.publisher import Publisher
 from certstream.live.supervisor import Supervisor
@@ -206,7 +206,7 @@ class Service:
         return Tailer(
             log_client(self._http, info, self._issuers, read_settings(self._config.ct_log, followed)),
             publish=self._publish,
-            advance=lambda index, tree_size: self._advance(info.base_url, index, tree_size),
+            advance=lambda index, tree_size: self._advance(info, index, tree_size),
             metrics=self._metrics.log(info.name),
             position=None if position is None else position.current_index,
             tree_size=0 if position is None else position.tree_size,
@@ -214,10 +214,13 @@ class Service:
             settings=tail_settings(self._config.ct_log, followed),
         )
 
-    def _advance(self, url: str, index: int, tree_size: int) -> None:
+    def _advance(self, info: LogInfo, index: int, tree_size: int) -> None:
+        url = info.base_url
         known = self._state.position(url)
         if known is None:
             self._state.begin(url, index, tree_size)
+            if self._archive is not None:
+                self._archive.take_up(info, index)
         else:
             took_entries = index > known.current_index
             self._state.advance(url, index, tree_size, int(time.time()) if took_entries else known.last_success)

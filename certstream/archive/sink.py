@@ -125,13 +125,19 @@ class Sink:
 
     # What is streamed
 
-    async def begin(self, log: LogInfo, index: int) -> None:
+    def take_up(self, log: LogInfo, index: int) -> None:
         """Take up a log, whose entries are streamed from `index` on; without effect for one that is taken up.
 
-        Where the table knows no position of it, the archive begins here: that is committed before this returns, unless
-        it takes longer than `begin_wait_s` or the archive fails; then it is committed later. Where the table's position
-        is below `index`, what lies between was streamed before and is `missing`: so take up a log that was read before
-        at once, not only when it has new entries.
+        Where the table knows no position of it, the archive begins here. Where the table's position is below `index`,
+        what lies between was streamed before and is `missing`: so take up a log that was read before at once, not only
+        when it has new entries.
+        """
+        self._log(log, index)
+
+    async def begin(self, log: LogInfo, index: int) -> None:
+        """Take up a log, and wait until its beginning is committed.
+
+        Where that takes longer than `begin_wait_s` or the archive fails, it is committed later.
         """
         known = self._log(log, index)
         try:
@@ -172,6 +178,11 @@ class Sink:
         if log is None or log.archived is None:
             return Intervals()
         return log.open() - self._buffer.spans(url)
+
+    async def wait_archived(self, url: str) -> None:
+        """Wait until the archived position of a log is known."""
+        while self.archived(url) is None:
+            await self._turn.wait()
 
     async def wait_missing(self, url: str) -> Intervals:
         """Wait until something is missing of a log and the archive works; what that is, at least one index."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,14 @@ def rows(log_url: str, indices: Iterable[int], *, date: str = DATE, der: bytes =
     """Archive rows of those indices, in that order; every tenth did not parse."""
     seen = datetime.fromisoformat(date).replace(tzinfo=UTC)
     return pa.Table.from_pylist([_row(log_url, index, seen, date, der) for index in indices], schema=SCHEMA)
+
+
+def many_rows(log_url: str, indices: Sequence[int]) -> pa.Table:
+    """Rows of those indices that differ in nothing else: cheap to make."""
+    block = rows(log_url, range(1_000))
+    count = len(indices)
+    table = pa.concat_tables([block] * -(-count // len(block))).slice(0, count).combine_chunks()
+    return table.set_column(0, "cert_index", pa.array(indices, pa.int64()))
 
 
 def _row(log_url: str, index: int, seen: datetime, date: str, der: bytes) -> dict[str, Any]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
+from certstream.archive.commit import Committer
+from certstream.archive.datafile import WriteSettings, write_file
 from certstream.archive.staging import staging_lock
-from tests.archive.archive_support import committed_files, held, url
-from tests.e2e.command_support import MAIN, STAGING, Command, archive_options, fill, rows_of, run, snapshot_of
+from tests.archive.archive_support import DATE, committed_files, data_files, held, many_rows, url
+from tests.e2e.command_support import MAIN, STAGING, Command, archive_options, fill, run, snapshot_of
+from tests.e2e.e2e_support import PATIENCE_S
 
 A, B = url(0), url(1)
 OPTIONS = archive_options([])
@@ -51,7 +55,7 @@ async def test_ac4_1_empty_staging_table_exits_zero(tmp_path: Path) -> None:
 
 async def test_a_copy_of_a_merged_staging_table_is_skipped_whole(tmp_path: Path) -> None:
     fill(tmp_path / STAGING, A, range(100))
-    subprocess.run(["cp", "-r", tmp_path / STAGING, tmp_path / "data/copy"], check=True)
+    shutil.copytree(tmp_path / STAGING, tmp_path / "data/copy")
     assert (await run(tmp_path, OPTIONS, "--merge", "--staging-path", STAGING)).code == 0
     before = committed_files(tmp_path / MAIN)
     again = (await run(tmp_path, OPTIONS, "--merge", "--staging-path", "data/copy")).only("merge complete")
@@ -63,28 +67,37 @@ async def test_a_copy_of_a_merged_staging_table_is_skipped_whole(tmp_path: Path)
 async def test_a_signal_leaves_staging_as_it_was_and_the_next_merge_finishes(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    """The signal is sent when the merge waits in its first look at the archive: a pipe in a data file's place."""
-    fill(tmp_path / MAIN, A, range(10))
-    fill(tmp_path / STAGING, A, range(50, 200))
-    await _until_merged_but_for(tmp_path, number)
-    assert (await run(tmp_path, OPTIONS, "--merge", "--staging-path", STAGING)).code == 0
-    assert held(tmp_path / MAIN) == {A: [*range(10), *range(50, 200)]}
-    assert not (tmp_path / STAGING).exists()
-
-
-async def _until_merged_but_for(tmp_path: Path, number: signal.Signals) -> None:
+    """It comes while rows are filtered: the first of several files is begun, nothing is committed yet."""
+    count = 60_000
+    main = Committer(tmp_path / MAIN)
+    staging = Committer(tmp_path / STAGING)
+    for table, log_url, indices in (
+        (main, A, range(0, count, 2)),
+        (staging, A, range(count)),
+        (staging, B, range(count)),
+    ):
+        file = write_file(table.root, table.form(), DATE, many_rows(log_url, indices), WriteSettings())
+        table.add([file])
     before = snapshot_of(tmp_path / STAGING)
     async with Command(tmp_path, OPTIONS, ["--merge", "--staging-path", STAGING]) as command:
         await command.until("merge mode starting")
+        await until_begun(tmp_path / MAIN)
         command.send(number)
         done = await command.ended()
-    assert done.code in (0, 1)
-    if done.code == 1:
-        assert snapshot_of(tmp_path / STAGING) == before
-        assert rows_of(tmp_path / MAIN, A)[:10] == list(range(10))
-    else:  # the signal came after the last commit
-        assert done.only("merge complete")["total_inserted"] == 150
-        fill(tmp_path / STAGING, A, range(50, 200))
+    assert (done.code, len(done.events("merge interrupted, staging is as it was"))) == (1, 1)
+    assert snapshot_of(tmp_path / STAGING) == before
+    assert data_files(tmp_path / MAIN) == committed_files(tmp_path / MAIN)
+    assert held(tmp_path / MAIN) == {A: list(range(0, count, 2))}
+    assert (await run(tmp_path, OPTIONS, "--merge", "--staging-path", STAGING)).code == 0
+    assert held(tmp_path / MAIN) == {A: list(range(count)), B: list(range(count))}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["main"]
+
+
+async def until_begun(root: Path) -> None:
+    """Wait for a file in a table that is not committed."""
+    async with asyncio.timeout(PATIENCE_S):
+        while data_files(root) <= committed_files(root):  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0)
 
 
 async def test_a_staging_table_with_other_columns_is_refused_and_kept(tmp_path: Path) -> None:

@@ -1,0 +1,361 @@
+"""The running service and its archive: everything streamed is archived once, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from certstream.archive.commit import Committer
+from certstream.ct.types import LogInfo, LogKind
+from certstream.simulator.faults import Fault, FaultKind
+from certstream.simulator.log import SimulatedLog
+from tests.archive.archive_support import held
+from tests.e2e.command_support import (
+    MAIN,
+    STAGING,
+    archive_options,
+    fill,
+    rows_of,
+    run,
+    snapshot_of,
+    until_struck,
+)
+from tests.e2e.e2e_support import PATIENCE_S, Service, Simulate, StartService
+
+KINDS: list[LogKind] = ["rfc6962", "static"]
+
+
+def archiving(infos: list[LogInfo], **sections: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the sink on."""
+    sections["delta_sink"] = {"enabled": True, **sections.get("delta_sink", {})}
+    return archive_options(infos, **sections)
+
+
+async def eventually(what: Callable[[], bool]) -> None:
+    """Wait for something that only files tell."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not what():  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.02)
+
+
+async def job(service: Service, name: str, *states: str) -> dict[str, Any]:
+    """Wait until a job of the service is in one of these states."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            found: dict[str, Any] = (await service.health())["jobs"][name]
+            if found["state"] in states:
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def metric(service: Service, name: str) -> float:
+    """The sum of a metric over its labels."""
+    _, text = await service.get("/metrics")
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+def stands_at(service: Service, url: str) -> int | None:
+    """The position of a log in the state file."""
+    if not (service.directory / "certstream_state.json").exists():
+        return None
+    position: int | None = service.state["logs"].get(url, {}).get("current_index")
+    return position
+
+
+def url_of(log: SimulatedLog, kind: LogKind) -> str:
+    return log.url(kind).rstrip("/")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_everything_that_is_streamed_is_archived_over_a_restart(
+    tmp_path: Path, start_service: StartService, simulate: Simulate, kind: LogKind
+) -> None:
+    log = SimulatedLog("log", kinds={kind}, initial=300, seed=3, unparseable=0.05)
+    server = await simulate(log)
+    service = await start_service(archiving(server.infos()))
+    await service.until_following(*server.infos())
+    async with service.listen() as client:
+        for count in (1, 200, 700):
+            log.grow(count)
+            await client.until_index(f"log {kind}", log.tree_size - 1)
+    code, seconds = await service.stop()
+    assert (code, seconds < 5) == (0, True)
+    url = url_of(log, kind)
+    assert rows_of(tmp_path / MAIN, url) == list(range(300, log.tree_size))
+    snapshot = Committer(tmp_path / MAIN).look()
+    position = Committer(tmp_path / MAIN).position(snapshot, url)
+    assert position == log.tree_size == service.state["logs"][url]["current_index"]
+    table = pa.table(DeltaTable(tmp_path / MAIN).to_pyarrow_table())
+    assert table.column("not_before").null_count > 10
+    assert table.column("as_der").null_count == 0
+    log.grow(500)
+    await service.start()
+    await eventually(lambda: rows_of(tmp_path / MAIN, url) == list(range(300, log.tree_size)))
+
+
+async def test_the_start_of_a_log_is_committed_before_its_first_entry(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=300, seed=3)
+    server = await simulate(log)
+    service = await start_service(archiving(server.infos(), delta_sink={"flush_interval_secs": 3600}))
+    await service.until_following(*server.infos())
+    async with service.listen() as client:
+        log.grow(64)
+        await client.until_index("log static", 363)
+        service.send(signal.SIGKILL)
+        await service.exit_code()
+    committer = Committer(tmp_path / MAIN)
+    assert committer.position(committer.look(), url_of(log, "static")) == 300
+    assert held(tmp_path / MAIN) == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_streamed_and_not_archived_at_a_crash_is_read_again_for_the_archive_alone(
+    tmp_path: Path, start_service: StartService, simulate: Simulate, kind: LogKind
+) -> None:
+    log = SimulatedLog("log", kinds={kind}, initial=300, seed=3)
+    server = await simulate(log)
+    options = archiving(server.infos(), delta_sink={"flush_interval_secs": 3600})
+    service = await start_service(options)
+    url = url_of(log, kind)
+    await service.until_following(*server.infos())
+    async with service.listen() as client:
+        log.grow(900)
+        await client.until_index(f"log {kind}", 1_199)
+        await eventually(lambda: stands_at(service, url) == 1_200)
+        service.send(signal.SIGKILL)
+        await service.exit_code()
+    assert rows_of(tmp_path / MAIN, url) == []
+    service.options = archiving(server.infos())
+    await service.start()
+    async with service.listen() as client:
+        await eventually(lambda: rows_of(tmp_path / MAIN, url) == list(range(300, 1_200)))
+        log.grow(10)
+        await client.until_index(f"log {kind}", 1_209)
+        assert client.indices(f"log {kind}") == list(range(1_200, 1_210))
+    assert await metric(service, "certstream_delta_reread_entries_total") == 900
+
+
+async def test_sighup_fills_staging_and_merges_it(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"rfc6962", "static"}, initial=3_000, seed=3)
+    server = await simulate(log)
+    service = await start_service(archiving(server.infos(), backfill={"staging_path": STAGING, "from_index": 100}))
+    await service.until_following(*server.infos())
+    log.grow(500)
+    urls = [url_of(log, kind) for kind in KINDS]
+    await eventually(lambda: all(len(rows_of(tmp_path / MAIN, url)) == 500 for url in urls))
+    service.send(signal.SIGHUP)
+    merged = await job(service, "merge", "succeeded", "failed")
+    filled = (await service.health())["jobs"]["backfill"]
+    assert (filled["state"], filled["detail"]["written"], filled["detail"]["failed_ranges"]) == ("succeeded", 5_800, 0)
+    assert (merged["state"], merged["detail"]) == ("succeeded", {"inserted": 5_800, "skipped": 0})
+    assert not (tmp_path / STAGING).exists()
+    assert await metric(service, "certstream_backfill_entries_written_total") == 5_800
+    assert await metric(service, "certstream_merge_inserted_total") == 5_800
+    assert await metric(service, "certstream_backfill_running") == 0
+    assert (await service.stop())[0] == 0
+    assert held(tmp_path / MAIN) == {url: list(range(100, 3_500)) for url in urls}
+
+
+async def test_sighup_without_a_staging_path_writes_the_archive_itself(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=1_000, seed=3)
+    server = await simulate(log)
+    service = await start_service(archiving(server.infos(), backfill={"from_index": 0}))
+    await service.until_following(*server.infos())
+    log.grow(100)
+    url = url_of(log, "static")
+    await eventually(lambda: len(rows_of(tmp_path / MAIN, url)) == 100)
+    service.send(signal.SIGHUP)
+    assert (await job(service, "backfill", "succeeded", "failed"))["state"] == "succeeded"
+    assert rows_of(tmp_path / MAIN, url) == list(range(1_100))
+    assert (await service.health())["jobs"]["merge"]["state"] == "never"
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["main"]
+
+
+async def test_a_signal_during_a_backfill_ends_the_service_and_the_next_finishes_it(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=30_000, seed=3)
+    server = await simulate(log)
+    service = await start_service(archiving(server.infos(), backfill={"staging_path": STAGING, "from_index": 0}))
+    await service.until_following(*server.infos())
+    stuck = log.faults.add(Fault(FaultKind.STALL, on="data-tile", index=20_480))
+    url = url_of(log, "static")
+    log.grow(10)
+    await eventually(lambda: len(rows_of(tmp_path / MAIN, url)) == 10)
+    service.send(signal.SIGHUP)
+    await until_struck(log, stuck)
+    service.send(signal.SIGHUP)
+    await service.until(lambda line: line["event"] == "backfill runs already, this signal starts none")
+    code, seconds = await service.stop(signal.SIGINT)
+    assert (code, seconds < 5) == (0, True)
+    there = rows_of(tmp_path / STAGING, url)
+    assert there == list(range(len(there)))
+    assert rows_of(tmp_path / MAIN, url) == list(range(30_000, 30_010))
+    log.faults.remove(stuck)
+    await service.start()
+    await service.until_following(*server.infos())
+    service.send(signal.SIGHUP)
+    assert (await job(service, "merge", "succeeded", "failed"))["state"] == "succeeded"
+    assert rows_of(tmp_path / MAIN, url) == list(range(30_010))
+    assert not (tmp_path / STAGING).exists()
+
+
+async def test_staging_is_left_for_inspection_where_that_is_wanted(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=500, seed=3)
+    server = await simulate(log)
+    backfill = {"staging_path": STAGING, "from_index": 0, "merge_after": False, "on_start": True, "interval_secs": 60}
+    service = await start_service(archiving(server.infos(), backfill=backfill))
+    await service.until_following(*server.infos())
+    await job(service, "backfill", "succeeded", "failed")
+    service.send(signal.SIGHUP)
+    await eventually(lambda: rows_of(tmp_path / STAGING, url_of(log, "static")) == list(range(500)))
+    assert (await service.health())["jobs"]["merge"]["state"] == "never"
+
+
+async def test_without_an_archive_sighup_is_logged_and_nothing_else(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    server = await simulate(SimulatedLog("log", kinds={"static"}, initial=10, seed=3))
+    service = await start_service(archive_options(server.infos()))
+    service.send(signal.SIGHUP)
+    await service.until(lambda line: line["event"] == "the archive is off, this signal starts nothing")
+    assert ((await service.health())["archive"], (await service.stop())[0]) == (None, 0)
+    assert not (tmp_path / "data").exists()
+
+
+async def test_an_archive_that_fails_stops_no_stream_and_loses_nothing(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    """No file may grow beyond 2 KB for a while, as on a full disk: Parquet files do not fit, the state file does."""
+    log = SimulatedLog("log", kinds={"rfc6962"}, initial=100, seed=3)
+    server = await simulate(log)
+    service = await start_service(archiving(server.infos(), delta_sink={"buffer_bytes": 1 << 20}))
+    await service.until_following(*server.infos())
+    url = url_of(log, "rfc6962")
+    async with service.listen() as client:
+        log.grow(100)
+        await client.until_index("log rfc6962", 199)
+        await eventually(lambda: len(rows_of(tmp_path / MAIN, url)) == 100)
+        hard = resource.prlimit(service.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (2_000, hard))
+        for _ in range(12):
+            log.grow(200)
+            await client.until_index("log rfc6962", log.tree_size - 1)
+        await service.until(lambda line: line["event"].startswith("archive's buffer is full"))
+        health = await service.health()
+        assert (health["status"], health["archive"]["state"]) == ("degraded", "failing")
+        assert "File too large" in health["archive"]["last_error"]
+        assert health["archive"]["buffered_bytes"] <= 2 << 20
+        assert await metric(service, "certstream_delta_errors_total") > 0
+        assert await metric(service, "certstream_delta_available") == 0
+        assert client.indices("log rfc6962") == list(range(100, log.tree_size))
+        resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        await eventually(lambda: rows_of(tmp_path / MAIN, url) == list(range(100, log.tree_size)))
+    assert (await service.health())["archive"]["state"] == "healthy"
+    assert await metric(service, "certstream_delta_available") == 1
+    assert await metric(service, "certstream_delta_let_go_entries_total") > 0
+
+
+async def test_a_table_with_other_columns_stops_the_start_by_their_names(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    from deltalake import write_deltalake
+
+    server = await simulate(SimulatedLog("log", kinds={"static"}, initial=10, seed=3))
+    write_deltalake(tmp_path / MAIN, pa.table({"cert_index": ["1"], "extra": [1]}))
+    before = snapshot_of(tmp_path / "data")
+    service = Service(tmp_path, archiving(server.infos()), [])
+    await service.start(serving=False)
+    assert await service.exit_code() == 1
+    last = service.lines[-1]["event"]
+    assert f"{tmp_path / MAIN}: columns are not those of an archive: cert_index is string, must be int64; " in last
+    assert "extra is unknown" in last
+    assert snapshot_of(tmp_path / "data") == before
+
+
+async def test_a_staging_path_in_the_archive_stops_the_start(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    server = await simulate(SimulatedLog("log", kinds={"static"}, initial=10, seed=3))
+    service = Service(tmp_path, archiving(server.infos(), backfill={"staging_path": f"{MAIN}/staging"}), [])
+    await service.start(serving=False)
+    assert await service.exit_code() == 1
+    assert "lies in the main table" in service.lines[-1]["event"]
+    assert not (tmp_path / "data").exists()
+
+
+async def test_commands_work_beside_the_running_service(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    """Backfill into staging, merge, and a direct backfill of the same range, while the service archives what comes."""
+    log = SimulatedLog("log", kinds={"rfc6962", "static"}, initial=6_000, seed=3)
+    server = await simulate(log)
+    options = archiving(server.infos())
+    service = await start_service(options)
+    await service.until_following(*server.infos())
+    urls = [url_of(log, kind) for kind in KINDS]
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    log.grow(50)
+    await eventually(lambda: all(stands_at(service, url) == 6_050 for url in urls))
+    (beside / "data").symlink_to(tmp_path / "data")
+    options = {**options, "ct_log": {**options["ct_log"], "state_file": str(tmp_path / "certstream_state.json")}}
+    options["delta_sink"] = {**options["delta_sink"], "table_path": str(tmp_path / MAIN)}
+    growing = asyncio.create_task(_grow(log))
+    flags = ["--backfill", "--from", "0"]
+    into_staging = await run(beside, options, *flags, "--staging-path", str(tmp_path / STAGING))
+    ended = await asyncio.gather(
+        run(beside, options, "--merge", "--staging-path", str(tmp_path / STAGING)), run(beside, options, *flags)
+    )
+    growing.cancel()
+    assert [into_staging.code, *(done.code for done in ended)] == [0, 0, 0]
+    await eventually(lambda: held(tmp_path / MAIN) == {url: list(range(log.tree_size)) for url in urls})
+    assert (await service.stop())[0] == 0
+
+
+async def _grow(log: SimulatedLog) -> None:
+    while True:
+        log.grow(20)
+        await asyncio.sleep(0.1)
+
+
+async def test_a_service_continues_the_archive_of_the_reference_server(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    from tests.archive.archive_support import make_reference_table, reference_schema
+
+    make_reference_table(tmp_path / MAIN)
+    log = SimulatedLog("log", kinds={"static"}, initial=500, seed=3, unparseable=0.2)
+    server = await simulate(log)
+    url = url_of(log, "static")
+    fill(tmp_path / MAIN, url, range(450, 500))
+    options = archiving(server.infos(), backfill={"staging_path": STAGING, "from_index": 400})
+    service = await start_service(options)
+    await service.until_following(*server.infos())
+    log.grow(200)
+    await eventually(lambda: rows_of(tmp_path / MAIN, url)[-1] == 699)
+    service.send(signal.SIGHUP)
+    assert (await job(service, "merge", "succeeded", "failed"))["state"] == "succeeded"
+    assert rows_of(tmp_path / MAIN, url) == list(range(400, 700))
+    table = DeltaTable(tmp_path / MAIN)
+    assert pa.schema(table.schema().to_arrow()) == reference_schema()
+    rows = pa.table(table.to_pyarrow_table())
+    assert sum(column.null_count for column in rows.columns) == 0
+    assert "" in rows.column("serial_number").to_pylist()
