@@ -102,6 +102,14 @@ class Command:
             code = await self._process.wait()
         return Ended(code, stdout.decode(), tuple(self.lines))
 
+    def kill(self) -> bool:
+        """End the whole process group by force; False where it ended before."""
+        try:
+            self.send(signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal to its whole process group, as a terminal does."""
         assert self._process is not None
