@@ -70,7 +70,8 @@ class Flusher:
         """A file per day, its rows sorted; without what is known to be archived."""
         if not parts:
             return []
-        committer, form = self._committer, self._committer.form()
+        committer = self._committer
+        form = committer.look().form  # now, not as it was: the table may be another one since the last commit
         files: list[DataFile] = []
         try:
             for date, batches in self._by_date(parts).items():

@@ -349,8 +349,7 @@ class Sink:
         self._last_error = str(exc)
         self._metrics.errors.labels(exc.kind).inc()
         self._metrics.available.set(0)
-        delay_s = min(self._settings.retry_max_s, self._settings.retry_initial_s * 2.0 ** min(self._failures - 1, 32))
-        self._retry_at = self._now() + delay_s * (1 - self._chance() / 2)
+        self._retry_at = self._now() + self._settings.wait_s(self._failures, self._chance())
         if self._failures == 1:
             crash = exc if isinstance(exc, CrashError) else None
             logger.warning(

@@ -21,6 +21,11 @@ class SinkSettings:
     begin_wait_s: float = 5.0  # that a log's first entry waits for the archive at most
     close_wait_s: float = 3.0  # that the last commits may take
 
+    def wait_s(self, failures: int, chance: float) -> float:
+        """Until the next attempt, after so many failures in a row; `chance`, in [0, 1), takes up to a half off."""
+        longest_s = min(self.retry_max_s, self.retry_initial_s * 2.0 ** min(failures - 1, 32))
+        return longest_s * (1 - chance / 2)
+
 
 @dataclass(frozen=True, slots=True)
 class SinkStatus:

@@ -50,18 +50,18 @@ def positions(root: Path, *urls: str, version: int | None = None) -> list[int | 
 
 
 class Blocked:
-    """A table whose newest partition cannot be written: a plain file lies in its place. Root cannot write it either."""
+    """A table one day of which cannot be written: a plain file lies in its place. Root cannot write it either."""
 
     def __init__(self, root: Path, date: str = DATE) -> None:
-        self._file = root / f"seen_date={date}"
+        self._partition = root / f"seen_date={date}"
+        self._aside = root / ".aside"
 
-    def __enter__(self) -> Blocked:
-        self._file.write_bytes(b"")
-        return self
+    def __enter__(self) -> None:
+        if self._partition.exists():
+            self._partition.rename(self._aside)
+        self._partition.write_bytes(b"")
 
     def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """Let it be written again."""
-        self._file.unlink(missing_ok=True)
+        self._partition.unlink()
+        if self._aside.exists():
+            self._aside.rename(self._partition)
