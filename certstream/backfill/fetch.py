@@ -140,7 +140,7 @@ class LogFetcher:
 
     async def _read_item(self, item: WorkItem) -> int:
         """Read the item; where that ended, earlier than the item only if the log is down."""
-        position, failures, in_pieces = item.start, 0, self._barren > 0
+        position, failures, in_pieces = item.start, 0, False
         while position < item.stop:
             before, stop = position, _piece_stop(position, item) if in_pieces else item.stop
             position, error = await self._read_range(position, stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 
 from certstream.backfill.buffer import RUN_BYTES, RUN_ENTRIES, EntryBuffer, Run
 from certstream.ct.types import EntryBatch, LogInfo, Spans, concat_batches
@@ -79,6 +80,9 @@ async def test_at_the_bound_putting_waits_until_what_was_taken_is_released() -> 
     buffer.release(run)
     await late
     assert buffer.held_bytes == CAP // 2 + 1
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await buffer.take()  # nobody wants room any more: what is there waits for more of its kind
 
 
 async def test_who_waits_first_is_first_whatever_the_size() -> None:
@@ -119,7 +123,8 @@ async def test_many_logs_with_few_entries_each_cannot_block_each_other() -> None
     await fill(buffer, batch(0, 0, 10, CAP // 4), batch(1, 0, 10, CAP // 2), batch(2, 0, 10, CAP // 4))
     more = asyncio.create_task(buffer.put(batch(0, 10, 10, CAP // 4)))
     await asyncio.sleep(0)
-    run = await buffer.take()
+    async with asyncio.timeout(0.5):
+        run = await buffer.take()
     assert span(run) == ("log1", 0, 10)
     assert run is not None
     buffer.release(run)

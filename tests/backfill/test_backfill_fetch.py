@@ -123,11 +123,25 @@ async def test_progress_makes_patience_new() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_429_never_counts_as_failure(kind: LogKind) -> None:
     log = make_log(1_000)
-    log.faults.add(Fault(FaultKind.RATE_LIMITED, times=40, retry_after_s=20))
+    log.faults.add(Fault(FaultKind.RATE_LIMITED, on="get-sth" if kind == "rfc6962" else "checkpoint", times=20))
+    log.faults.add(Fault(FaultKind.RATE_LIMITED, on=ENTRIES[kind], times=40, retry_after_s=20))
     async with reading(log) as reader:
         result, destination = await once(reader, log, kind, 1_000)
         assert reader.time.now_s > 1_000 + 40 * 20
+    assert sum(log.faults.struck.values()) == 60
     assert (result.failed, destination.indices(log.info(kind))) == ((), list(range(1_000)))
+
+
+async def test_the_wait_after_a_429_takes_no_patience() -> None:
+    log = make_log(20 * 256)
+    log.faults.add(Fault(FaultKind.RATE_LIMITED, on=data_tile_path(10), times=1, retry_after_s=500))
+    for tile in range(5, 12):
+        log.faults.add(Fault(FaultKind.STATUS, status=404, on=data_tile_path(tile)))
+    async with reading(log) as reader:
+        result, _ = await once(reader, log, "static", log.tree_size, settings=SETTINGS)
+        assert DOWN_S not in reader.time.slept
+        assert reader.time.now_s > 1_000 + 500
+    assert [(failed.start, failed.stop) for failed in result.failed] == [(5 * 256, 12 * 256)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -71,6 +71,16 @@ async def test_small_pages_are_decoded_together() -> None:
     assert [rows.num_rows for rows in destination.visible] == [2_048, 2_048, 1_904]
 
 
+async def test_large_entries_are_decoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("certstream.backfill.run.RUN_BYTES", 500_000)
+    log = SimulatedLog("log", seed=8, initial=1_000, max_page=32)
+    async with reading(log) as reader:
+        _, destination = await once(reader, log, "rfc6962", 1_000)
+    assert destination.indices(log.info("rfc6962")) == list(range(1_000))
+    assert max(sum(map(len, rows["as_der"].to_pylist())) for rows in destination.visible) < 500_000
+    assert 5 < len(destination.visible) < 20
+
+
 async def test_all_logs_are_read_and_each_is_counted() -> None:
     logs = [make_log(1_000 * i, f"log{i}") for i in range(1, 4)]
     async with reading(*logs) as reader:
@@ -138,7 +148,7 @@ async def test_written_rows_are_committed_in_time_though_no_more_come() -> None:
     destination = Memory()
     async with reading(log) as reader:
         destination.on_commit = signal(committed)
-        settings = BackfillSettings(commit=CommitSettings(interval_s=0.01))
+        settings = BackfillSettings(commit=CommitSettings(interval_s=0.5))
         result, _ = await once(
             reader, log, "static", log.tree_size, destination=destination, settings=settings, hold=hold
         )
