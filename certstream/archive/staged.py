@@ -31,7 +31,9 @@ _PART_ROWS: Final = range(64, 2049)  # read at a time
 _READ_BYTES: Final = 1 << 16  # of a column
 _PART_BYTES: Final = 16 << 20  # about, likewise
 # What lies in a directory that is nothing but a table
-_OF_A_TABLE: Final = re.compile(rf"{storage.DELTA_LOG}|{storage.SIDE}|{PARTITION}=.*|.*\.parquet|.*\.crc|_SUCCESS")
+_OF_A_TABLE: Final = re.compile(
+    rf"{storage.DELTA_LOG}|{storage.SIDE}|{PARTITION}=.*|.*\.parquet|.*\.crc|_SUCCESS|_change_data"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,9 @@ class StagedFile:
         """Whether the file, as it is, could be one of a table of that format. Raises StorageError."""
         with self._opened() as parquet:
             fields = {field.name: field for field in parquet.schema_arrow}
+            regular = stat.S_ISREG(os.lstat(self.path).st_mode)  # a second name of a symbolic link leads elsewhere
         return (
-            stat.S_ISREG(os.lstat(self.path).st_mode)  # a second name of a symbolic link would lead elsewhere
+            regular
             and self.form == form
             and fields.keys() == set(form.file_schema.names)
             and all(_fits(fields[column.name], column) for column in form.file_schema)

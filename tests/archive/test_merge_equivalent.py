@@ -41,8 +41,6 @@ def content(root: Path) -> list[dict[str, Any]]:
 
 def merged_by_deltalake(main: Path, staging: Path) -> dict[str, Any]:
     """What its own merge makes of it; a key that stands in the source twice it would insert twice."""
-    source = DeltaTable(staging).to_pyarrow_table().group_by(list(KEY)).aggregate([("as_der", "min")])
-    assert len(source) == len(set(zip(*(source.column(name).to_pylist() for name in KEY), strict=True)))
     whole = DeltaTable(staging).to_pyarrow_table()
     first: dict[tuple[Any, ...], int] = {}
     for row, key in enumerate(zip(*(whole.column(name).to_pylist() for name in KEY), strict=True)):
@@ -57,7 +55,7 @@ def merged_by_deltalake(main: Path, staging: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("task_rows", [8, 51_200])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     held=st.lists(st.lists(st.tuples(st.integers(0, 2), INDICES), unique=True, min_size=1, max_size=25), max_size=2),
     staged=st.lists(st.tuples(FILE, st.sampled_from(["2026-11-22", "2026-11-23"])), min_size=1, max_size=5),
