@@ -88,7 +88,7 @@ class Flusher:
             by_log[part.url].append(part)
         by_date: dict[str, list[pa.RecordBatch]] = defaultdict(list)
         for url, of_log in sorted(by_log.items()):
-            for batch in _distinct(of_log, self._committer.coverage.of(url)):
+            for batch in distinct_rows(of_log, self._committer.coverage.of(url)):
                 by_date[batch.column(PARTITION)[0].as_py()].append(batch)
         return by_date
 
@@ -115,8 +115,8 @@ def _named() -> Iterator[None]:
         raise CrashError(f"{type(exc).__name__}: {exc}") from exc
 
 
-def _distinct(parts: Sequence[PackedRows], held: Intervals) -> Iterator[pa.RecordBatch]:
-    """The rows of one log that are not held, in order, each once."""
+def distinct_rows(parts: Sequence[PackedRows], held: Intervals) -> Iterator[pa.RecordBatch]:
+    """The rows of one log whose indices are not held, ascending, each once."""
     ordered = sorted(parts, key=lambda part: part.start)
     spans = Intervals.of(*((part.start, part.stop) for part in ordered))
     if spans.count == sum(map(len, ordered)) and not len(spans & held):

@@ -141,6 +141,18 @@ async def test_what_was_streamed_and_not_archived_is_missing_until_it_is_read_ag
     assert metrics.registry.get_sample_value("certstream_delta_reread_entries_total") == 30
 
 
+async def test_more_than_has_room_is_read_again_without_waiting_for_the_interval(tmp_path: Path) -> None:
+    Committer(tmp_path).add(starts={url(0): 0})
+    settings = replace(MANUAL, buffer_bytes=10 * packed(A, 0, 50).size_bytes)  # a quarter of it: two batches and a half
+    async with running(sink(tmp_path, settings)) as own:
+        await own.begin(A, 500)
+        for start in range(0, 500, 50):
+            await own.take_again(packed(A, start, start + 50))
+        assert own.status().buffered_bytes <= settings.buffer_bytes
+        assert own.missing(url(0)) == Intervals()
+    assert held(tmp_path) == {url(0): list(range(500))}
+
+
 async def test_a_batch_that_never_came_is_missing(tmp_path: Path) -> None:
     async with running(sink(tmp_path, MANUAL)) as own:
         own.take(packed(A, 0, 10))
@@ -157,11 +169,11 @@ async def test_what_others_archived_or_dropped_on_purpose_is_not_missing_and_pos
     committer.add(starts={url(0): 0})
     other = write_file(tmp_path, NATIVE, DATE, rows(url(0), range(20, 40)), committer.settings)
     committer.add([other])
-    committer.dropped.add({url(0): Intervals.of((0, 20))})
+    committer.dropped.add({url(0): Intervals.of((0, 20), (45, 48))})
     async with running(sink(tmp_path, MANUAL)) as own:
         await own.begin(A, 50)
         assert own.archived(url(0)) == 40
-        assert own.missing(url(0)) == Intervals.of((40, 50))
+        assert own.missing(url(0)) == Intervals.of((40, 45), (48, 50))
         backfilled = write_file(tmp_path, NATIVE, DATE, rows(url(0), range(40, 50)), committer.settings)
         await asyncio.to_thread(committer.add, [backfilled])
         own.take(packed(A, 50, 52))
@@ -218,6 +230,7 @@ async def test_a_sink_that_is_stopped_in_the_middle_of_a_flush_finishes_it_and_c
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+    assert own.status().buffered_rows == 0
     assert held(tmp_path) == {url(0): list(range(55))}
     assert data_files(tmp_path) == committed_files(tmp_path)
     assert positions(tmp_path, url(0)) == [55]

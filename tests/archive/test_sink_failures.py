@@ -88,8 +88,23 @@ async def test_a_full_buffer_is_let_go_of_and_read_again_later(tmp_path: Path) -
                         await own.take_again(packed(A, first, min(first + 50, stop)))
             await working(own)
             assert own.archived(url(0)) == 1500
-    assert held(tmp_path) == {url(0): list(range(1500))}
-    assert sum(line["event"].startswith("archive's buffer is full") for line in lines) == 1
+            assert sum(line["event"].startswith("archive's buffer is full") for line in lines) == 1
+            for start in range(1500, 2000, 50):  # and once more
+                own.take(packed(A, start, start + 50))
+    assert held(tmp_path)[url(0)][:1500] == list(range(1500))
+    assert sum(line["event"].startswith("archive's buffer is full") for line in lines) == 2
+
+
+async def test_what_was_written_of_a_commit_that_fails_is_removed(tmp_path: Path) -> None:
+    async with running(sink(tmp_path, MANUAL)) as own:
+        await own.begin(A, 0)
+    with Blocked(tmp_path, "2026-11-24"):
+        async with running(sink(tmp_path, replace(SETTINGS, retry_initial_s=3600, retry_max_s=3600))) as own:
+            own.take(packed(A, 0, 20))
+            own.take(packed(A, 20, 40, date="2026-11-24"))
+            await failing(own)
+            assert data_files(tmp_path) == set()
+            assert own.status().buffered_rows == 40
 
 
 async def test_the_position_stays_before_what_was_let_go(tmp_path: Path) -> None:
