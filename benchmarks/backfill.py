@@ -38,9 +38,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Speed, CPU and memory of a backfill.")
     parser.add_argument("--entries", type=int, default=1_000_000, help="of each log (default 1000000)")
-    parser.add_argument(
-        "--kind", choices=_KINDS, nargs="+", default=_KINDS, help="protocols (default both, one after the other)"
-    )
+    parser.add_argument("--kind", choices=_KINDS, nargs="+", default=_KINDS, help="protocols (default both in turn)")
     parser.add_argument("--logs", type=int, default=1, help="logs at the same time (default 1)")
     parser.add_argument("--staging", action="store_true", help="into a staging table")
     args = parser.parse_args()

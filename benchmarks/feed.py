@@ -3,6 +3,9 @@
 Simulated logs in one process, the real service in a second, load clients in a third, three probes that read and
 check every message in a fourth; all share the machine. Prints what the clients got, the CPU and memory of the
 service and of the logs, and the time from reading an entry (`seen`) to its arrival at a probe.
+
+`--archive off on backfill` measures each case without an archive, with one, and with a backfill of a log of two million
+entries going on inside the service, through staging.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -29,9 +33,14 @@ SETTLE_S: Final = 2.0
 ROOT: Final = Path(__file__).parent.parent
 CLIENTS: Final = Path(__file__).with_name("fanout_clients.py")
 PATHS: Final = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"}
+ARCHIVES: Final = ("off", "on", "backfill")
+FLUSH_S: Final = 5  # several flushes while it is measured
+BIG: Final = 2_000_000  # entries of the log that is backfilled
 HEADER: Final = (
-    "stream  clients entries/s  delivered  messages/s service    logs  µs/entry   p50 ms   p99 ms  RSS MB dropped\n"
-    "                (offered)  of offered             cores   cores (service)"
+    "archive  stream  clients entries/s  delivered  messages/s service    logs  µs/entry   p50 ms   p99 ms  RSS MB"
+    " dropped backfilled\n"
+    "                         (offered)  of offered             cores   cores (service)                           "
+    "          entries/s"
 )
 
 
@@ -62,16 +71,30 @@ def free_port() -> int:
 def start_logs(port: int, count: int, rate: float) -> subprocess.Popen[str]:
     """Start `count` RFC 6962 logs that grow by `rate` entries/s together, and wait until they serve."""
     logs = [part for i in range(count) for part in ("--log", f"log{i}=rfc6962")]
-    flags = ["--port", str(port), "--rate", str(rate / count), "--publish-interval", "0.25", "--initial", "100"]
-    process = spawn([sys.executable, "-m", "certstream.simulator.cli", *logs, *flags])
+    return start_simulator(
+        [*logs, "--port", str(port), "--rate", str(rate / count), "--publish-interval", "0.25", "--initial", "100"]
+    )
+
+
+def start_big_log(port: int) -> subprocess.Popen[str]:
+    """Start a static-ct log with entries to backfill, and wait until it serves."""
+    flags = ["--log", "big=static", "--port", str(port), "--rate", "0.1", "--initial", str(BIG), "--gzip", "never"]
+    return start_simulator(flags)
+
+
+def start_simulator(flags: Sequence[str]) -> subprocess.Popen[str]:
+    """Start simulated logs, and wait until they serve."""
+    process = spawn([sys.executable, "-m", "certstream.simulator.cli", *flags])
     assert process.stdout is not None
     process.stdout.readline()
     return process
 
 
-def start_service(directory: Path, urls: Sequence[str]) -> tuple[subprocess.Popen[str], int]:
+def start_service(
+    directory: Path, urls: Sequence[str], archive: str, big_url: str
+) -> tuple[subprocess.Popen[str], int]:
     """Start the service on those logs; its port."""
-    config = {
+    config: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": 0,
         "log_format": "json",
@@ -79,6 +102,11 @@ def start_service(directory: Path, urls: Sequence[str]) -> tuple[subprocess.Pope
         "streams": {"heartbeat_interval_secs": 3600},
         "custom_logs": [{"name": f"log{i}", "url": url, "operator": f"o{i}"} for i, url in enumerate(urls)],
     }
+    if archive != "off":
+        config["delta_sink"] = {"enabled": True, "table_path": "archive", "flush_interval_secs": FLUSH_S}
+    if archive == "backfill":
+        config["static_logs"] = [{"name": "big", "url": big_url}]
+        config["backfill"] = {"staging_path": "staging", "from_index": 0, "logs": "big"}
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -106,12 +134,21 @@ def spawn(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def measure(stream: str, clients: int, rate: float, logs: int, seconds: float) -> str:
+def written(port: int) -> float:
+    """Entries that backfills committed."""
+    metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    found = [row for row in metrics.splitlines() if row.startswith("certstream_backfill_entries_written_total ")]
+    return float(found[0].rsplit(" ", 1)[1]) if found else 0.0
+
+
+def measure(stream: str, clients: int, rate: float, logs: int, seconds: float, archive: str) -> str:
     """Run one case; returns its line of the table."""
     with tempfile.TemporaryDirectory() as directory:
-        log_port = free_port()
+        log_port, big_port = free_port(), free_port()
         urls = [f"http://127.0.0.1:{log_port}/log{i}/rfc6962/" for i in range(logs)]
-        service, port = start_service(Path(directory), urls)
+        simulators = [start_big_log(big_port)] if archive == "backfill" else []
+        big_url = f"http://127.0.0.1:{big_port}/big/static/"
+        service, port = start_service(Path(directory), urls, archive, big_url)
         more = ["--path", PATHS[stream], "--clock", "wall", "--by-source"]
         readers = [
             spawn([sys.executable, str(CLIENTS), role, str(port), str(count), *more])
@@ -120,19 +157,26 @@ def measure(stream: str, clients: int, rate: float, logs: int, seconds: float) -
         while connected(port) < clients:
             time.sleep(0.05)
         simulator = start_logs(log_port, logs, rate)  # only now: a client that still connects others reads nothing
+        simulators.append(simulator)
+        if archive == "backfill":
+            service.send_signal(signal.SIGHUP)
         time.sleep(SETTLE_S)
         before = [usage(process.pid) for process in (service, simulator)]
+        began = written(port)
         time.sleep(seconds)
         after = [usage(process.pid) for process in (service, simulator)]
+        filled = (written(port) - began) / seconds
         metrics = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-        simulator.terminate()
+        for process in simulators:
+            process.terminate()
         loaded, probed = (json.loads(process.communicate()[0]) for process in readers)
         service.terminate()
         service.communicate()
-        simulator.communicate()
+        for process in simulators:
+            process.communicate()
     if probed["out_of_order"]:
         raise SystemExit(f"{probed['out_of_order']} messages out of order")
-    return line(stream, clients, rate, before, after, loaded, probed, metrics)
+    return f"{archive:8} {line(stream, clients, rate, before, after, loaded, probed, metrics)} {filled:>10,.0f}"
 
 
 def line(
@@ -173,12 +217,14 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--stream", choices=tuple(PATHS), default="lite")
+    parser.add_argument("--archive", choices=ARCHIVES, nargs="+", default=["off"])
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     print(HEADER, flush=True)
     for clients in args.clients:
         for rate in args.rates:
-            print(measure(args.stream, clients, rate, args.logs, args.seconds), flush=True)
+            for archive in args.archive:
+                print(measure(args.stream, clients, rate, args.logs, args.seconds, archive), flush=True)
 
 
 if __name__ == "__main__":
