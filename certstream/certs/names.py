@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import orjson
 
 from certstream.certs import der
-from certstream.certs.lenient import Element, children, read_element
+from certstream.certs.lenient import MOST_PARTS, Element, children, read_element
 from certstream.certs.memo import Memo
 from certstream.certs.strings import decode_text
 
@@ -23,6 +23,9 @@ _KEY_OF_OID = {
     bytes.fromhex("55040b"): "OU",
     bytes.fromhex("2a864886f70d010901"): "email_address",
 }
+_X520 = bytes.fromhex("06035504")
+_KEY_OF_X520 = {oid[2]: key for oid, key in _KEY_OF_OID.items() if oid.startswith(_X520[2:])}
+_COMMON_HEAD = 11
 _KEYS = ("C", "CN", "L", "O", "OU", "ST", "email_address")
 _AGGREGATED = ("C", "CN", "L", "O", "OU", "ST")
 
@@ -38,12 +41,9 @@ class ParsedName:
 
 def parse_name(name: bytes) -> ParsedName:
     """The attributes of a DER Name; the last of a repeated one wins, what cannot be read is left out."""
-    attributes: dict[str, str] = {}
-    outer = read_element(name, 0, len(name))
-    if outer is not None:
-        for rdn in children(name, outer.start, outer.stop):
-            for attribute in children(name, rdn.start, rdn.stop):
-                _read_attribute(name, children(name, attribute.start, attribute.stop, 2), attributes)
+    attributes = _common_attributes(name)
+    if attributes is None:
+        attributes = _attributes(name)
     aggregated = "".join(f"/{key}={attributes[key]}" for key in _AGGREGATED if key in attributes)
     present = {key: attributes[key] for key in _KEYS if key in attributes}
     common_name = attributes.get("CN")
@@ -52,6 +52,41 @@ def parse_name(name: bytes) -> ParsedName:
         aggregated=aggregated.encode(),
         common_name=None if common_name is None else common_name.encode(),
     )
+
+
+def _common_attributes(name: bytes) -> dict[str, str] | None:
+    """The attributes where each is alone in its SET, of X.520 and short, as mostly; None of any other name.
+
+    SET and SEQUENCE with a length of one byte, the OID 2.5.4.x, then the string: 31 L 30 L-2 06 03 55 04 x tag L-9 …
+    """
+    outer = read_element(name, 0, len(name))
+    if outer is None or outer.stop != len(name):
+        return None
+    attributes: dict[str, str] = {}
+    at, end, left = outer.start, outer.stop, MOST_PARTS
+    while at < end:
+        size = name[at + 1] if at + _COMMON_HEAD <= end else 0
+        stop = at + 2 + size
+        if name[at + 4 : at + 8] != _X520 or not _COMMON_HEAD - 2 <= size < 0x80 or stop > end or not left:
+            return None
+        if name[at] != 0x31 or name[at + 2] != 0x30 or name[at + 3] != size - 2 or name[at + 10] != size - 9:
+            return None
+        key, tag = _KEY_OF_X520.get(name[at + 8]), name[at + 9]
+        if key is not None:
+            attributes[key] = decode_text(tag, name[at + _COMMON_HEAD : stop])
+        at, left = stop, left - 1
+    return attributes
+
+
+def _attributes(name: bytes) -> dict[str, str]:
+    """The attributes of any name."""
+    attributes: dict[str, str] = {}
+    outer = read_element(name, 0, len(name))
+    if outer is not None:
+        for rdn in children(name, outer.start, outer.stop):
+            for attribute in children(name, rdn.start, rdn.stop):
+                _read_attribute(name, children(name, attribute.start, attribute.stop, 2), attributes)
+    return attributes
 
 
 def _read_attribute(name: bytes, parts: list[Element], attributes: dict[str, str]) -> None:

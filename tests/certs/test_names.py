@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from certstream.certs import names
+from certstream.certs.lenient import MOST_PARTS
 from certstream.certs.names import EMPTY_NAME, parse_name
 from certstream.simulator.certificates import attribute, name
 from certstream.simulator.der import BMP, SET, sequence, tlv
@@ -45,6 +47,32 @@ def test_surrogates_of_a_bmp_string_do_no_harm() -> None:
 def test_a_name_without_attributes_is_empty(value: bytes) -> None:
     assert parse_name(value) == EMPTY_NAME
     assert json.loads(EMPTY_NAME.json) == {"aggregated": ""}
+
+
+_STRINGS = st.binary(max_size=150) | st.text(max_size=20).map(str.encode)
+_ATTRIBUTES = st.builds(
+    attribute, st.sampled_from(["C", "CN", "L", "O", "OU", "ST", "EMAIL", "DC"]), _STRINGS,
+    st.sampled_from([0x0C, 0x13, 0x14, 0x16, 0x1C, BMP]),
+)  # fmt: skip
+
+
+@given(st.lists(_ATTRIBUTES, max_size=8), st.data())
+def test_common_names_are_read_as_any_name_is(attributes: list[bytes], data: st.DataObject) -> None:
+    whole = name(*attributes)
+    assert names._common_attributes(whole) in (None, names._attributes(whole))
+    if all(len(value) < 0x80 and value[4:6] == b"\x55\x04" for value in attributes):
+        assert names._common_attributes(whole) is not None
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    for value in (bytes(damaged), cut):
+        assert names._common_attributes(value) in (None, names._attributes(value))
+
+
+def test_a_name_of_very_many_attributes_is_read_as_far_as_any_is() -> None:
+    whole = name(*(attribute("CN", str(i)) for i in range(3 * MOST_PARTS)))
+    assert parse_name(whole).common_name == str(MOST_PARTS - 1).encode()
 
 
 @given(st.binary(max_size=120))
