@@ -89,15 +89,22 @@ class StagedFile:
     def _opened(self) -> Iterator[pq.ParquetFile]:
         try:
             with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
-                if parquet.metadata.num_rows != self.cover.rows:
-                    raise StorageError(
-                        f"{self.path}: has {parquet.metadata.num_rows} rows, the table says {self.cover.rows}"
-                    )
+                self._check(parquet.metadata)
                 yield parquet
         except FileNotFoundError as exc:
             raise StorageError(f"{self.path}: is gone, though the table names it") from exc
         except (OSError, pa.ArrowException) as exc:
             raise StorageError(f"{self.path}: cannot be read: {exc}") from exc
+
+    def _check(self, known: pq.FileMetaData) -> None:
+        """Raise StorageError where the file is not what its table says, as far as its footer tells."""
+        if known.num_rows != self.cover.rows:
+            raise StorageError(f"{self.path}: has {known.num_rows} rows, the table says {self.cover.rows}")
+        if self.is_dense:
+            ((lowest, stop),) = next(iter(self.cover.covers.values()))
+            bounds = [_bounds(known.row_group(number)) for number in (0, known.num_row_groups - 1)]
+            if (bounds[0] or (lowest,))[0] != lowest or (bounds[1] or (stop - 1,))[-1] != stop - 1:
+                raise StorageError(f"{self.path}: holds other indices than the table says")
 
     def _declared(self, batch: pa.RecordBatch) -> pa.Table:
         """The rows in the types of the table."""
@@ -127,16 +134,20 @@ def _part_rows(group: pq.RowGroupMetaData) -> int:
     return int(min(max(_PART_BYTES / row_bytes, _PART_ROWS.start), _PART_ROWS.stop - 1))
 
 
-def _may_hold(group: pq.RowGroupMetaData, keys: Covers) -> bool:
-    """Whether a row group may hold any of these keys, by its statistics."""
+def _bounds(group: pq.RowGroupMetaData) -> tuple[int, int] | None:
+    """The least and the greatest index of a row group by its statistics, None where it has none."""
     for number in range(group.num_columns):
         column = group.column(number)
         if column.path_in_schema == KEY[1]:
             known = column.statistics
-            if known is None or not known.has_min_max:
-                return True
-            return any(len(intervals.within(known.min, known.max + 1)) for intervals in keys.values())
-    return True
+            return None if known is None or not known.has_min_max else (known.min, known.max)
+    return None
+
+
+def _may_hold(group: pq.RowGroupMetaData, keys: Covers) -> bool:
+    """Whether a row group may hold any of these keys."""
+    bounds = _bounds(group)
+    return bounds is None or any(len(indices.within(bounds[0], bounds[1] + 1)) for indices in keys.values())
 
 
 class Staged:

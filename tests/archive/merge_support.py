@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings, write_file
@@ -44,3 +45,13 @@ def picture(root: Path) -> dict[str, tuple[bytes, int]]:
     """Every file below a directory, with its bytes and the time of its last change."""
     files = (path for path in root.rglob("*") if path.is_file())
     return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def break_pages(staging: Path, first: int) -> Callable[[], object]:
+    """Overwrite what stands between the ends of the file that begins with that index; what makes it good again."""
+    actions = pa.table(DeltaTable(staging).get_add_actions(flatten=True)).to_pylist()
+    (path,) = (staging / action["path"] for action in actions if action["min.cert_index"] == first)
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little") + 8
+    path.write_bytes(content[:4] + bytes(len(content) - length - 4) + content[-length:])
+    return lambda: path.write_bytes(content)

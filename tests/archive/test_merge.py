@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from certstream.archive.table import Table
 from certstream.errors import ConfigError, StorageError
 from certstream.intervals import Intervals
 from tests.archive.archive_support import committed_files, data_files, held, rows
-from tests.archive.merge_support import A, B, fill, fill_indices, merge, picture
+from tests.archive.merge_support import A, B, break_pages, fill, fill_indices, merge, picture
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -104,16 +103,6 @@ def test_ac4_3_merge_failure_preserves_staging(tmp_path: Path) -> None:
     assert merge(main, staging) == MergeResult(inserted=15, skipped=25, staging_rows=40)
     assert held(main) == {A: [*range(40)]}
     assert not staging.exists()
-
-
-def break_pages(staging: Path, first: int) -> Callable[[], object]:
-    """Overwrite what stands between the ends of the file that begins with that index; what makes it good again."""
-    actions = pa.table(DeltaTable(staging).get_add_actions(flatten=True)).to_pylist()
-    (path,) = (staging / action["path"] for action in actions if action["min.cert_index"] == first)
-    content = path.read_bytes()
-    length = int.from_bytes(content[-8:-4], "little") + 8
-    path.write_bytes(content[:4] + bytes(len(content) - length - 4) + content[-length:])
-    return lambda: path.write_bytes(content)
 
 
 LIMITED: Final = """

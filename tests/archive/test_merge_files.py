@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from certstream.archive import merge_tasks, storage, takeover
+from certstream.archive import commit, merge_tasks, storage, takeover
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings
 from certstream.archive.merge import Merge, MergeCancelledError, MergeResult
 from certstream.archive.table import Snapshot, Table
 from certstream.errors import StorageError
 from tests.archive.archive_support import DATE, committed_files, data_files, held, rows
-from tests.archive.merge_support import A, B, fill, fill_indices, merge, picture
+from tests.archive.merge_support import A, B, break_pages, fill, fill_indices, merge, picture
 
 SMALL_GROUPS = WriteSettings(row_group_rows=32)
 
@@ -261,23 +261,64 @@ def test_a_file_that_differs_from_what_its_table_says_is_an_error(tmp_path: Path
         assert picture(tmp_path) == before
 
 
-def test_a_dense_file_with_fewer_rows_than_its_table_says_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_index", [100, 6])
+@pytest.mark.parametrize(
+    ("claimed", "message"),
+    [(range(12), "has 10 rows, the table says 12"), (range(5, 15), "holds other indices than the table says")],
+)
+def test_a_dense_file_that_is_not_what_its_table_says_is_an_error(
+    tmp_path: Path, held_index: int, claimed: range, message: str
+) -> None:
     main, staging = tmp_path / "main", tmp_path / "staging"
-    fill_indices(main, [100])
+    fill_indices(main, [held_index])
     fill_indices(staging, range(10))
-    lie(staging)
+    lie(staging, claimed)
     before = picture(staging)
-    with pytest.raises(StorageError, match="has 10 rows, the table says 12"):
+    with pytest.raises(StorageError, match=message):
         merge(main, staging)
     assert picture(staging) == before
-    assert held(main) == {A: [100]}
+    assert held(main) == {A: [held_index]}
+    assert data_files(main) == committed_files(main)
 
 
-def lie(staging: Path) -> None:
-    """Let the table say that its one file holds two indices more."""
+def lie(staging: Path, claimed: range) -> None:
+    """Let a table say of its one file, which holds the indices 0 to 9, that these are others."""
     log = staging / "_delta_log" / f"{1:020}.json"
     text = log.read_text()
-    assert text.count('\\"numRecords\\":10') == text.count('\\"cert_index\\":9') == 1
-    log.write_text(
-        text.replace('\\"numRecords\\":10', '\\"numRecords\\":12').replace('\\"cert_index\\":9', '\\"cert_index\\":11')
-    )
+    low, high = claimed[0], claimed[-1]
+    for name, true, false in (("numRecords", 10, len(claimed)), ("cert_index", 9, high), ("cert_index", 0, low)):
+        old = f'\\"{name}\\":{true},'
+        assert old in text
+        text = text.replace(old, f'\\"{name}\\":{false},', 1)
+    log.write_text(text)
+
+
+@pytest.fixture
+def written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold that the commit finds nothing left to drop, which would mean to write files twice."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a file was written in vain")
+
+    monkeypatch.setattr(commit._Addition, "_rewritten", fail)
+
+
+@pytest.mark.usefixtures("written_once")
+def test_files_that_overlap_each_other_are_not_written_twice(tmp_path: Path) -> None:
+    main, staging = tmp_path / "main", tmp_path / "staging"
+    fill_indices(main, [3, 33])
+    fill_indices(staging, range(20), range(5, 30), [4, 4, 40, 40], [31, 33, 33, 40], range(25, 35), range(20))
+    assert merge(main, staging).inserted == 34
+    assert held(main) == {A: [*range(35), 40]}
+
+
+def test_a_file_that_was_complete_goes_when_its_task_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover, "_RUN_ROWS", 5)
+    main, staging = tmp_path / "main", tmp_path / "staging"
+    fill_indices(main, [0, 20, 40])
+    fill_indices(staging, range(10), range(20, 30), range(40, 50))
+    break_pages(staging, 40)
+    with pytest.raises(StorageError, match="cannot be read"):
+        merge(main, staging)
+    assert data_files(main) == committed_files(main)
+    assert held(main) == {A: [0, 20, 40]}

@@ -109,6 +109,28 @@ def test_reference_staging_makes_a_reference_main_and_keeps_its_files(tmp_path: 
     assert held(main) == {A: [*range(22)]}
 
 
+def test_nulls_in_a_file_of_a_table_that_takes_none_are_filled(tmp_path: Path) -> None:
+    main, staging = tmp_path / "main", tmp_path / "staging"
+    make_reference_table(main)
+    make_reference_table(staging)
+    write_deltalake(staging, reference_rows(range(20)), mode="append")
+    loose = reference_rows(range(20)).drop_columns([PARTITION])
+    place = loose.column_names.index("is_ca")
+    replace_file(staging, loose.set_column(place, "is_ca", pa.array([None] * 20, pa.bool_())))
+    assert merge(main, staging).inserted == 20
+    assert {row["is_ca"] for row in read(main).values()} == {False}
+
+
+def test_small_files_of_another_format_become_one(tmp_path: Path) -> None:
+    main, staging = tmp_path / "main", tmp_path / "staging"
+    make_reference_table(main)
+    fill_indices(staging, *(range(start, start + 5) for start in range(0, 50, 5)))
+    assert merge(main, staging).inserted == 50
+    (path,) = committed_files(main)
+    assert "dense" in path
+    assert held(main) == {A: [*range(50)]}
+
+
 def test_text_that_is_not_base64_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     main, staging = tmp_path / "main", tmp_path / "staging"
     fill_indices(main, [100])

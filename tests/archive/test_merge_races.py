@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from certstream.archive import storage
 from certstream.archive.commit import Committed, Committer
@@ -19,6 +19,7 @@ from certstream.archive.datafile import DataFile, WriteSettings, write_file
 from certstream.archive.merge import MergeResult
 from certstream.archive.staging import is_staged, sweep_staging
 from certstream.errors import StorageError
+from certstream.intervals import Intervals
 from tests.archive.archive_support import DATE, committed_files, data_files, held, rows
 from tests.archive.merge_support import A, B, fill_indices, merge, picture
 
@@ -112,6 +113,31 @@ def test_a_staging_table_that_was_made_anew_meanwhile_is_kept(tmp_path: Path) ->
     assert held(staging) == {A: [*range(10, 20)]}
 
 
+def test_rows_that_somebody_removes_from_main_meanwhile_keep_staging(tmp_path: Path) -> None:
+    main, staging = tmp_path / "main", tmp_path / "staging"
+    fill_indices(main, range(5))
+    fill_indices(staging, range(10))
+    before = picture(staging)
+    with pytest.raises(StorageError, match=r"1 of its rows of .* from index 7 on are not in .*main"):
+        merge(main, staging, progress=lambda _: DeltaTable(main).delete("cert_index = 7"))
+    assert picture(staging) == before
+    assert merge(main, staging) == MergeResult(inserted=1, skipped=9, staging_rows=10)
+
+
+def test_rows_that_are_dropped_from_main_on_purpose_meanwhile_do_not(tmp_path: Path) -> None:
+    main, staging = tmp_path / "main", tmp_path / "staging"
+    fill_indices(staging, range(10))
+
+    def drop(_: int) -> None:
+        committer = Committer(main)
+        committer.dropped.add({A: Intervals.of((0, 10))})
+        committer.remove(lambda snapshot: list(snapshot.files()))
+
+    assert merge(main, staging, progress=drop) == MergeResult(inserted=10, skipped=0, staging_rows=10)
+    assert held(main) == {}
+    assert not staging.exists()
+
+
 def test_a_directory_with_other_things_in_it_is_kept(tmp_path: Path) -> None:
     main, staging = tmp_path / "main", tmp_path / "staging"
     fill_indices(staging, range(10))
@@ -131,6 +157,7 @@ def test_staging_that_became_a_link_is_kept(tmp_path: Path) -> None:
         staging.symlink_to(moved)
 
     assert "symbolic link" in (merge(main, staging, progress=exchange).kept or "")
+    assert staging.is_symlink()
     assert held(moved) == {A: [*range(10)]}
 
 
