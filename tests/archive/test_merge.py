@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
+from certstream.archive import staged
 from certstream.archive.commit import FENCE, Committer
 from certstream.archive.merge import Merge, MergeCancelledError, MergeResult
 from certstream.archive.schema import NATIVE
@@ -160,6 +161,48 @@ def test_ac4_4_cancellation_preserves_staging(tmp_path: Path) -> None:
     assert merge(main, staging) == MergeResult(inserted=70, skipped=30, staging_rows=100)
     assert held(main) == {A: [*range(101)]}
     assert not staging.exists()
+
+
+class SetAfter(threading.Event):
+    """Is set from a certain time of being asked on."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._times = times
+        self._guard = threading.Lock()
+
+    def is_set(self) -> bool:
+        with self._guard:
+            self._times -= 1
+            return self._times < 0
+
+    @property
+    def times_left(self) -> int:
+        return self._times
+
+
+def test_wherever_a_merge_is_cancelled_the_next_one_does_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staged, "_PART_ROWS", range(1, 8))
+    source, target = tmp_path / "source", tmp_path / "target"
+    fill_indices(target, [5, 29])
+    fill_indices(source, range(10), range(10, 20), range(20, 60))
+    enough = SetAfter(1000)
+    main, staging = (shutil.copytree(root, tmp_path / f"whole-{root.name}") for root in (target, source))
+    Merge(Committer(main), staging, batch_rows=10).run(enough)
+    asked = 1000 - enough.times_left
+    assert asked >= 2 + len(range(0, 10, 7)) + len(range(0, 40, 7))
+    for times in range(asked):
+        main, staging = (shutil.copytree(root, tmp_path / f"{times}-{root.name}") for root in (target, source))
+        before = picture(staging)
+        with pytest.raises(MergeCancelledError):
+            Merge(Committer(main), staging, batch_rows=10).run(SetAfter(times))
+        assert picture(staging) == before
+        assert data_files(main) == committed_files(main)
+        assert len(held(main)[A]) in (2, 12)
+        merge(main, staging)
+        assert held(main) == {A: [*range(60)]}
 
 
 def test_a_merge_that_is_cancelled_before_it_begins_writes_nothing(tmp_path: Path) -> None:

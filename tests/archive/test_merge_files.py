@@ -166,19 +166,26 @@ def test_an_unsorted_file_is_written_in_order(tmp_path: Path) -> None:
 
 def test_rows_stay_in_their_partition(tmp_path: Path) -> None:
     main, staging = tmp_path / "main", tmp_path / "staging"
-    fill(main, rows(A, range(5), date="2026-11-23"))
+    fill(main, rows(A, [0, 3, 8, 11, 20], date="2026-11-23"))
     fill(
         staging,
         rows(A, range(3, 9), date="2026-01-02"),
         rows(A, range(8, 12), date="2025-12-31"),
         rows(A, range(20, 22), date="2026-01-02"),
+        rows(A, range(30, 33), date="2026-01-03"),
     )
-    assert merge(main, staging) == MergeResult(inserted=9, skipped=3, staging_rows=12)
-    found: dict[str, int] = {}
+    assert merge(main, staging) == MergeResult(inserted=10, skipped=5, staging_rows=15)
+    found: dict[str, list[int]] = {}
     for file in opened(main).files():
-        found[file.date] = found.get(file.date, 0) + (file.rows or 0)
+        with pq.ParquetFile(main / file.path) as parquet:
+            found.setdefault(file.date, []).extend(parquet.read(["cert_index"]).column(0).to_pylist())
         assert file.path.startswith(f"seen_date={file.date}/")
-    assert found == {"2026-11-23": 5, "2026-01-02": 5, "2025-12-31": 4}
+    assert {date: sorted(indices) for date, indices in found.items()} == {
+        "2026-11-23": [0, 3, 8, 11, 20],
+        "2025-12-31": [9, 10],
+        "2026-01-02": [4, 5, 6, 7, 21],
+        "2026-01-03": [30, 31, 32],
+    }
 
 
 def test_batches_are_bounded_by_rows_and_by_bytes(tmp_path: Path) -> None:
@@ -304,7 +311,11 @@ def written_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("written_once")
-def test_files_that_overlap_each_other_are_not_written_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run_rows", [4, 4096])
+def test_files_that_overlap_each_other_are_not_written_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_rows: int
+) -> None:
+    monkeypatch.setattr(takeover, "_RUN_ROWS", run_rows)
     main, staging = tmp_path / "main", tmp_path / "staging"
     fill_indices(main, [3, 33])
     fill_indices(staging, range(20), range(5, 30), [4, 4, 40, 40], [31, 33, 33, 40], range(25, 35), range(20))
