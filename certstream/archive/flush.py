@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import pyarrow as pa
 
@@ -16,6 +17,8 @@ from certstream.archive.datafile import DataFile, write_file
 from certstream.archive.schema import PARTITION
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
+
+_JOINED: Final = 256
 
 
 class CrashError(StorageError):
@@ -74,23 +77,23 @@ class Flusher:
         form = committer.look().form  # now, not as it was: the table may be another one since the last commit
         files: list[DataFile] = []
         try:
-            for date, batches in self._by_date(parts).items():
-                rows = pa.Table.from_batches(batches).combine_chunks()  # thousands of small ones are written slowly
+            for date, rows in self._by_date(parts).items():
                 files.append(write_file(committer.root, form, date, rows, committer.settings))
         except BaseException:
             committer.discard(files)
             raise
         return files
 
-    def _by_date(self, parts: Sequence[PackedRows]) -> dict[str, list[pa.RecordBatch]]:
+    def _by_date(self, parts: Sequence[PackedRows]) -> dict[str, pa.Table]:
+        """The rows of each day, sorted; without what is known to be archived."""
         by_log: dict[str, list[PackedRows]] = defaultdict(list)
         for part in parts:
             by_log[part.url].append(part)
-        by_date: dict[str, list[pa.RecordBatch]] = defaultdict(list)
+        days: dict[str, _Rows] = defaultdict(_Rows)
         for url, of_log in sorted(by_log.items()):
             for batch in distinct_rows(of_log, self._committer.coverage.of(url)):
-                by_date[batch.column(PARTITION)[0].as_py()].append(batch)
-        return by_date
+                days[batch.column(PARTITION)[0].as_py()].append(batch)
+        return {date: rows.table() for date, rows in days.items()}
 
     def free_bytes(self) -> int | None:
         """Free bytes of the disk, None where it cannot be asked."""
@@ -113,6 +116,33 @@ def _named() -> Iterator[None]:
         raise
     except BaseException as exc:  # deltalake's panics are no Exceptions
         raise CrashError(f"{type(exc).__name__}: {exc}") from exc
+
+
+class _Rows:
+    """Rows, put together from many small batches: a file is written slowly from those.
+
+    They are joined some hundred at a time: making a table of thousands, and letting go of them, would hold the
+    interpreter, and with it the event loop, for tens of milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self._small: list[pa.RecordBatch] = []
+        self._joined: list[pa.Table] = []
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        self._small.append(batch)
+        if len(self._small) == _JOINED:
+            self._join()
+
+    def _join(self) -> None:
+        small, self._small = self._small, []
+        self._joined.append(pa.Table.from_batches(small).combine_chunks())
+
+    def table(self) -> pa.Table:
+        """All of them; there are some."""
+        if self._small:
+            self._join()
+        return pa.concat_tables(self._joined)
 
 
 def distinct_rows(parts: Sequence[PackedRows], held: Intervals) -> Iterator[pa.RecordBatch]:

@@ -135,13 +135,16 @@ class Sink:
         self._log(log, index)
 
     async def begin(self, log: LogInfo, index: int) -> None:
-        """Take up a log, and wait until its beginning is committed.
+        """Take up a log, and wait until its beginning is committed. Cheap where it is: call it before each batch.
 
-        Where that takes longer than `begin_wait_s` or the archive fails, it is committed later.
+        Where that takes longer than `begin_wait_s` since the log was taken up, or the archive fails, it is committed
+        later.
         """
         known = self._log(log, index)
+        if known.archived is not None or self._now() >= known.waits_until:
+            return
         try:
-            async with asyncio.timeout(self._settings.begin_wait_s):
+            async with asyncio.timeout_at(known.waits_until):
                 while known.archived is None and not self.is_failing:
                     await self._turn.wait()
         except TimeoutError:
@@ -243,7 +246,7 @@ class Sink:
     def _log(self, info: LogInfo, index: int) -> ArchivedLog:
         url = info.base_url
         if url not in self._logs:
-            log = self._logs[url] = ArchivedLog(info, index)
+            log = self._logs[url] = ArchivedLog(info, index, self._now() + self._settings.begin_wait_s)
             self._metrics.log(info.name).lag_entries.set_function(lambda: log.open().count)
             self._changed.set()
         return self._logs[url]

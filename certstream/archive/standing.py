@@ -44,9 +44,10 @@ class SinkStatus:
 class ArchivedLog:
     """How one followed log stands."""
 
-    def __init__(self, info: LogInfo, first: int) -> None:
+    def __init__(self, info: LogInfo, first: int, waits_until: float) -> None:
         self.info = info
         self.first = first  # where this run of the service began
+        self.waits_until = waits_until  # for the table, of the event loop's clock
         self.streamed = first
         self.archived: int | None = None  # None until the table was asked
         self.settled = Intervals()  # in the table or dropped on purpose, from `archived` on

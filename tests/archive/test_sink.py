@@ -110,10 +110,13 @@ async def test_starts_of_logs_that_begin_together_are_one_commit_and_there_befor
         assert DeltaTable(tmp_path).version() == 1
         assert positions(tmp_path, *(url(number) for number in range(12))) == list(range(0, 120, 10))
         assert [own.archived(url(number)) for number in range(12)] == list(range(0, 120, 10))
+        own.take_up(log_info(12), 120)
+        await own.begin(log_info(12), 120)
+        assert positions(tmp_path, url(12)) == [120]
         await own.begin(log_info(3), 77)  # once more: of no effect
         assert own.streamed(url(3)) == 30
     assert held(tmp_path) == {}
-    assert DeltaTable(tmp_path).version() == 1
+    assert DeltaTable(tmp_path).version() == 2
 
 
 async def test_what_was_streamed_and_not_archived_is_missing_until_it_is_read_again(tmp_path: Path) -> None:

@@ -191,10 +191,15 @@ async def test_no_log_waits_for_an_archive_that_fails_and_its_start_is_committed
 async def test_a_log_waits_no_longer_than_it_is_told_for_an_archive_that_takes_long(tmp_path: Path) -> None:
     Committer(tmp_path).look()
     async with sink(tmp_path, replace(MANUAL, begin_wait_s=0.3)) as own:  # nobody runs it
-        await own.begin(A, 7)
+        with capture_logs() as lines:
+            await asyncio.gather(own.begin(A, 7), own.begin(B, 1))
+            for start in range(7, 11):
+                await own.begin(A, start)  # has waited
+                own.take(packed(A, start, start + 1))
+        assert [line["log"] for line in lines] == ["log0", "log1"]
         assert own.archived(url(0)) is None
         assert not own.is_failing
-    assert positions(tmp_path, url(0)) == [7]
+    assert positions(tmp_path, url(0), url(1)) == [11, 1]
 
 
 async def test_a_broken_delta_log_stops_no_start_and_is_read_once_it_is_repaired(tmp_path: Path) -> None:
