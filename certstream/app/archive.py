@@ -92,9 +92,8 @@ class ArchiveParts:
         await self._parts.aclose()
 
     async def before(self, batch: EntryBatch) -> None:
-        """Take up the log of a batch that is about to be streamed, if that is its first."""
-        if self.sink.streamed(batch.log.base_url) is None:
-            await self.sink.begin(batch.log, batch.start)
+        """Wait, before a log's first batch is streamed, until the archive of the log has a beginning."""
+        await self.sink.begin(batch.log, batch.start)
 
     async def run(self) -> None:
         """Archive, read again and keep up, until cancelled."""
