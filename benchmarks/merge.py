@@ -47,8 +47,12 @@ _DATE: Final = "2026-11-23"
 def main() -> None:
     """Measure and print, or be the process that is measured."""
     parser = argparse.ArgumentParser(description="Time and memory of a merge.")
-    parser.add_argument("--staged", type=int, default=200_000, help="rows in staging (default 200000)")
-    parser.add_argument("--main", type=int, default=2_000_000, help="rows in main (default 2000000)")
+    parser.add_argument(
+        "--staged", type=int, default=200_000, help="rows in staging, a multiple of 200000 (default 200000)"
+    )
+    parser.add_argument(
+        "--main", type=int, default=2_000_000, help="rows in main, a multiple of 100000 (default 2000000)"
+    )
     parser.add_argument("--layout", choices=LAYOUTS, nargs="*", default=LAYOUTS, help="default: all")
     parser.add_argument("--directory", type=Path, help="to build the tables in (default: a temporary one)")
     parser.add_argument("--run", type=Path, nargs=2, metavar=("MAIN", "STAGING"), help="merge, print JSON, end")
@@ -56,6 +60,8 @@ def main() -> None:
     if args.run:
         run(*args.run)
         return
+    if args.staged % (2 * _LOGS * _FILE_ROWS) or args.main % (4 * _FILE_ROWS) or args.main < args.staged:
+        parser.error("--staged must be a multiple of 200000, --main of 100000 and not less")
     with tempfile.TemporaryDirectory(dir=args.directory, prefix="merge-") as directory:
         root = Path(directory)
         others = range(0, args.main - args.staged // 2, 2 * _FILE_ROWS)
@@ -143,7 +149,7 @@ def keyed(rows: pa.Table, url: str, keys: Int64Array) -> pa.Table:
 
 
 def rows_of(der_bytes: int) -> pa.Table:
-    """10,240 rows with random DER of that size, as far as that is large with names and chains to match."""
+    """A block of rows with random DER of that size, as far as that is large with names and chains to match."""
     large = der_bytes > 100
     random = np.random.default_rng(1)
     der, hashes = random.bytes(der_bytes * _BLOCK_ROWS), random.bytes(32 * _BLOCK_ROWS)
