@@ -111,7 +111,7 @@ class FileWriter:
             self._check_continues(keys)
         for url, indices in keys.items():
             self._covers.setdefault(url, []).append(Intervals.from_indices(indices))
-        conformed = self._form.conform(rows)
+        conformed = self._form.conform_to_write(rows)
         self._statistics.add(conformed)  # of what stands in the file: readers skip by nulls that are counted
         self.rows += len(rows)
         try:
@@ -157,7 +157,7 @@ def _parquet_writer(file: Path, form: TableFormat, settings: WriteSettings) -> p
     levels.update(dict.fromkeys(_HEAVY, settings.heavy_column_compression_level))
     return pq.ParquetWriter(
         file,
-        form.file_schema,
+        form.write_schema,
         version="2.6",
         compression="zstd",
         compression_level=levels,

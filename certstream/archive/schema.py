@@ -20,6 +20,7 @@ from certstream.errors import TableError
 PARTITION: Final = "seen_date"
 KEY: Final = ("source_url", "cert_index")
 
+_CHAIN: Final = "chain"
 _DER: Final = "as_der"
 # What stands for an unreadable value in a column that takes no null
 _FILLS: Final = {pa.string(): "", pa.binary(): b"", pa.int64(): 0, pa.bool_(): False}
@@ -37,6 +38,7 @@ class TableFormat:
             raise TableError("columns are not those of an archive: " + "; ".join(mistakes))
         self.schema = schema
         self.file_schema = pa.schema([field for field in schema if field.name != PARTITION])
+        self.write_schema = pa.schema([_shared_field(field) for field in self.file_schema])
 
     def __eq__(self, other: object) -> bool:
         """Whether both have the same columns of the same types, in whatever order."""
@@ -50,6 +52,19 @@ class TableFormat:
         """The rows as data files of this table hold them: without the partition's column, which the path says."""
         columns = [_conformed(rows.column(field.name), field) for field in self.file_schema]
         return pa.Table.from_arrays(columns, schema=self.file_schema)
+
+    def conform_to_write(self, rows: pa.Table) -> pa.Table:
+        """The same with each distinct chain certificate once: `write_schema`, which becomes the same Parquet file.
+
+        A certificate stands in the chains of thousands of rows, and is most of their bytes.
+        """
+        columns = [
+            _shared(rows.column(field.name), self.write_schema.field(field.name))
+            if field.name == _CHAIN
+            else _conformed(rows.column(field.name), field)
+            for field in self.file_schema
+        ]
+        return pa.Table.from_arrays(columns, schema=self.write_schema)
 
 
 def _differences(schema: pa.Schema) -> Iterator[str]:
@@ -74,6 +89,26 @@ def _same(kind: pa.DataType, wanted: pa.DataType) -> bool:
     if pa.types.is_list(wanted):
         return pa.types.is_list(kind) and bool(kind.value_type == wanted.value_type)
     return bool(kind == wanted)
+
+
+def _shared_field(field: pa.Field) -> pa.Field:
+    if field.name != _CHAIN:
+        return field
+    element = field.type.value_field
+    return field.with_type(pa.list_(element.with_type(pa.dictionary(pa.int32(), element.type))))
+
+
+def _shared(column: pa.ChunkedArray, field: pa.Field) -> pa.Array:
+    """A list column with its values as one dictionary: of several, the Parquet writer would use none."""
+    if column.null_count and not field.nullable:
+        column = _without_nulls(column)
+    lists = column.combine_chunks()
+    first, last = (lists.offsets[at].as_py() for at in (0, -1))  # of a slice, only what it holds
+    values = lists.values.slice(first, last - first)
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    mask = lists.is_null() if lists.null_count else None
+    return pa.ListArray.from_arrays(pc.subtract(lists.offsets, first), values, type=field.type, mask=mask)
 
 
 def _conformed(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:

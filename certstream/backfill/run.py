@@ -243,7 +243,7 @@ def _parts(batches: list[EntryBatch]) -> list[EntryBatch]:
 
 
 def _rows(entries: EntryBatch, seen_s: float) -> pa.RecordBatch:
-    return decode(entries, seen_s).to_arrow()
+    return decode(entries, seen_s).to_arrow(shared_chains=True)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -46,9 +46,16 @@ SCHEMA: Final = pa.schema(
     ]
 )
 
+_SHARED: Final = SCHEMA.set(
+    SCHEMA.get_field_index("chain"), pa.field("chain", pa.list_(pa.dictionary(pa.int32(), pa.string())))
+)
 
-def record_batch(batch: CertificateBatch) -> pa.RecordBatch:
-    """One row per entry; null is what could not be read."""
+
+def record_batch(batch: CertificateBatch, *, shared_chains: bool = False) -> pa.RecordBatch:
+    """One row per entry; null is what could not be read.
+
+    With `shared_chains` the certificates in `chain` are dictionary-encoded: each distinct one once, not once per row.
+    """
     certs, entries, log = batch.certs, batch.entries, batch.entries.log
     n = len(batch)
     seen = datetime.fromtimestamp(batch.seen_s, UTC)
@@ -74,9 +81,9 @@ def record_batch(batch: CertificateBatch) -> pa.RecordBatch:
         _nullable([issuer.aggregated for issuer in certs.issuer], certs.fields.issuer.start >= 0),
         _lists(certs.all_domains),
         _binary(certs.ders),
-        _chains(batch),
+        _shared_chains(batch) if shared_chains else _chains(batch),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    return pa.RecordBatch.from_arrays(columns, schema=_SHARED if shared_chains else SCHEMA)
 
 
 def _offsets(lengths: Sequence[int]) -> NDArray[np.int32]:
@@ -140,3 +147,15 @@ def _chains(batch: CertificateBatch) -> pa.Array:
     place = {key: i for i, key in enumerate(distinct)}
     table = _lists([chain.texts for chain in distinct.values()])
     return table.take(pa.array([place[id(chain)] for chain in batch.chain], pa.int32()))
+
+
+def _shared_chains(batch: CertificateBatch) -> pa.Array:
+    """The same, each distinct certificate once: what is taken by row are its numbers."""
+    chains = {id(chain): chain for chain in batch.chain}
+    texts = {text: i for i, text in enumerate({text for chain in chains.values() for text in chain.texts})}
+    numbers = {key: [texts[text] for text in chain.texts] for key, chain in chains.items()}
+    rows = [numbers[id(chain)] for chain in batch.chain]
+    values = pa.DictionaryArray.from_arrays(
+        pa.array(list(flatten.from_iterable(rows)), pa.int32()), _strings(list(texts))
+    )
+    return pa.ListArray.from_arrays(pa.array(_offsets([len(row) for row in rows])), values)

@@ -139,8 +139,11 @@ class CertificateBatch:
             for index, link, stamp in zip(range(entries.start, entries.stop), links, submitted, strict=True)
         ]
 
-    def to_arrow(self) -> pa.RecordBatch:
-        """The 20 archive columns of all rows (certs.arrow.SCHEMA)."""
+    def to_arrow(self, *, shared_chains: bool = False) -> pa.RecordBatch:
+        """The 20 archive columns of all rows (certs.arrow.SCHEMA).
+
+        With `shared_chains` the certificates in `chain` are dictionary-encoded, which is half the bytes.
+        """
         from certstream.certs.arrow import record_batch  # streaming alone loads no pyarrow
 
-        return record_batch(self)
+        return record_batch(self, shared_chains=shared_chains)

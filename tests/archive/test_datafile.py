@@ -144,3 +144,31 @@ def test_levels_of_compression_are_those_asked_for(tmp_path: Path) -> None:
 def test_groups_are_the_indices_of_each_log_in_their_order() -> None:
     table = pa.concat_tables([rows(B, [5]), rows(A, [3, 1]), rows(B, [4])])
     assert {log: indices.tolist() for log, indices in key_groups(table).items()} == {B: [5, 4], A: [3, 1]}
+
+
+def test_rows_with_shared_chains_and_without_become_the_same_file(tmp_path: Path) -> None:
+    table = rows(A, range(40))
+    chains = pa.array([[], ["a", "b"], ["b"], ["c", "a"]] * 10, pa.list_(pa.string()))
+    table = table.set_column(table.schema.get_field_index("chain"), "chain", chains)
+    shared = pa.ListArray.from_arrays(chains.offsets, chains.values.dictionary_encode())
+    encoded = table.set_column(table.schema.get_field_index("chain"), "chain", shared)
+    mixed = writer(tmp_path)
+    for part in (
+        table.slice(0, 9),
+        encoded.slice(9, 11),
+        pa.concat_tables([encoded.slice(20, 5), encoded.slice(25, 15)]),
+    ):
+        mixed.write(part)
+    file = mixed.close()
+    assert pq.read_schema(tmp_path / file.path).field("chain").type == pa.list_(pa.field("element", pa.string()))
+    read = pa.concat_tables(read_parts(tmp_path / file.path, DATE))
+    assert read.select(table.column_names).to_pylist() == table.to_pylist()
+
+
+def test_null_chains_stay_null(tmp_path: Path) -> None:
+    table = rows(A, range(3))
+    chains = pa.array([["a"], None, []], pa.list_(pa.string()))
+    table = table.set_column(table.schema.get_field_index("chain"), "chain", chains)
+    file = write_file(tmp_path, NATIVE, DATE, table, WriteSettings())
+    (read,) = read_parts(tmp_path / file.path, DATE)
+    assert read.column("chain").to_pylist() == [["a"], None, []]

@@ -113,3 +113,13 @@ def test_messages_need_no_pyarrow() -> None:
         "sys.exit('pyarrow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_shared_chains_are_the_same_chains_with_each_certificate_once(corpus: list[dict[str, Any]]) -> None:
+    batch = decode(corpus_batch([*corpus, *corpus]), SEEN_S)
+    plain, shared = batch.to_arrow(), batch.to_arrow(shared_chains=True)
+    shared.validate(full=True)
+    chains = plain.column("chain").to_pylist()
+    assert shared.column("chain").to_pylist() == chains
+    assert shared.drop_columns(["chain"]) == plain.drop_columns(["chain"])
+    assert len(shared.column("chain").values.dictionary) == len({text for chain in chains for text in chain})
