@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -103,9 +103,12 @@ class Buffer:
         for lane in self._lanes:
             lane.put_back()
 
-    def spans(self, url: str) -> Intervals:
-        """The indices held of a log."""
-        return Intervals.of(*((rows.start, rows.stop) for lane in self._lanes for rows in lane if rows.url == url))
+    def spans(self) -> dict[str, Intervals]:
+        """The indices held of each log, by URL."""
+        borders: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for rows in chain(*self._lanes):
+            borders[rows.url].append((rows.start, rows.stop))
+        return {url: Intervals.of(*pairs) for url, pairs in borders.items()}
 
 
 class Lane:

@@ -13,7 +13,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self, TypeVar, TypeVarTuple
 
@@ -178,9 +178,13 @@ class Sink:
     def missing(self, url: str) -> Intervals:
         """What is to be read again of a log: streamed, and neither archived, dropped on purpose nor in the buffer."""
         log = self._logs.get(url)
-        if log is None or log.archived is None:
+        return self._missing(log, self._buffer.spans()) if log else Intervals()
+
+    @staticmethod
+    def _missing(log: ArchivedLog, buffered: Mapping[str, Intervals]) -> Intervals:
+        if log.archived is None:
             return Intervals()
-        return log.open() - self._buffer.spans(url)
+        return log.open() - buffered.get(log.info.base_url, Intervals())
 
     async def wait_archived(self, url: str) -> None:
         """Wait until the archived position of a log is known."""
@@ -195,8 +199,10 @@ class Sink:
             await self._turn.wait()
 
     async def take_again(self, rows: PackedRows) -> None:
-        """Take rows that were read again, for the archive only, once there is room: live ones are never let go of
-        for them, and they never are. What is taken is `missing` no more."""
+        """Take rows that were read again, for the archive only, once it works and there is room for them.
+
+        They have room of their own: no live row is let go of for them. What is taken is `missing` no more.
+        """
         lane = self._buffer.again
         while self.is_failing or not lane.has_room(rows):
             if not self.is_failing:
@@ -225,6 +231,7 @@ class Sink:
 
     def status(self) -> SinkStatus:
         """Say how the archive is doing."""
+        buffered = self._buffer.spans()
         return SinkStatus(
             state="failing" if self.is_failing else "healthy",
             last_error=self._last_error,
@@ -232,7 +239,7 @@ class Sink:
             buffered_rows=self._buffer.rows,
             buffered_bytes=self._buffer.size_bytes,
             lag_entries=sum(log.open().count for log in self._logs.values()),
-            missing_entries=sum(self.missing(url).count for url in self._logs),
+            missing_entries=sum(self._missing(log, buffered).count for log in self._logs.values()),
             free_disk_bytes=self._free_bytes,
         )
 

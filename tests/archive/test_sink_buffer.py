@@ -15,7 +15,7 @@ from certstream.intervals import Intervals
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import log_info
 
-A, B = log_info(0), log_info(1)
+A = log_info()
 
 
 def part(start: int, stop: int, size_bytes: int = 100) -> PackedRows:
@@ -60,8 +60,7 @@ def test_a_part_of_a_full_buffer_is_drawn_at_a_time_so_that_room_is_left() -> No
     assert len(buffer.draw()) == 10
     assert buffer.live.let_go() == 20
     assert buffer.live.has_room(part(30, 31))
-    assert buffer.spans(A.base_url) == Intervals.of((0, 10))
-    assert buffer.spans(B.base_url) == Intervals()
+    assert buffer.spans() == {A.base_url: Intervals.of((0, 10))}
 
 
 def test_rows_read_again_have_room_of_their_own() -> None:
@@ -74,7 +73,7 @@ def test_rows_read_again_have_room_of_their_own() -> None:
     buffer.live.add(part(50, 51, 2500))
     assert not buffer.live.has_room(part(51, 52, 2500))
     assert buffer.live.let_go() == 1
-    assert buffer.spans(A.base_url) == Intervals.of((0, 10))
+    assert buffer.spans() == {A.base_url: Intervals.of((0, 10))}
 
 
 def test_the_only_batch_of_its_kind_has_room_however_large() -> None:
