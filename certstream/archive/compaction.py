@@ -27,8 +27,8 @@ from certstream.archive.table import TableFile
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 
-_CHUNK_BYTES: Final = 48 << 20  # of rows that are taken apart at once
-_PART_BYTES: Final = 8 << 20  # of rows that are read at once, about
+_CHUNK_BYTES: Final = 16 << 20  # of rows that are taken apart at once
+_PART_BYTES: Final = 4 << 20  # of rows that are read at once, about
 _PART_ROWS: Final = range(64, 4097)
 _SWELL: Final = 3  # what rows take in memory, by what they take in a file
 
@@ -63,7 +63,7 @@ class Rewritten:
 class Compactor:
     """Rewrites batches of a plan; belongs to one thread.
 
-    Its memory does not grow with the files: 48 MiB of rows as they are read and again as they go apart, 96 MiB that
+    Its memory does not grow with the files: 16 MiB of rows as they are read and again as they go apart, 96 MiB that
     wait for their row group, and one row group as it is written.
     """
 

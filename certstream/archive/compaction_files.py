@@ -20,6 +20,7 @@ from certstream.ct.types import Int64Array
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 
+_BREAKS: Final = 4  # in rows that come together, beside the gaps of the log: others of a part of it come later
 _BEYOND: Final = (1 << 63) - 1  # every index
 _WAITING_BYTES: Final = 96 << 20  # of rows whose row group is not full yet
 
@@ -83,7 +84,9 @@ class BatchFiles:
 class _LogFiles:
     """Rows of one log and partition on their way into files: one after the other, a new one after `file_rows`.
 
-    A new one also begins where an index does not continue the last one, or, of a sparse log, is not above it.
+    A new one also begins where an index does not continue the last one. Of a sparse log, and of rows that come in
+    such disorder that most runs would get files of their own, files have gaps: a new one begins where an index is not
+    above the last one.
     """
 
     def __init__(
@@ -97,7 +100,8 @@ class _LogFiles:
         self.waiting_bytes = 0
         self._new_file = new_file
         self._keys = keys
-        self._is_dense = not is_sparse(keys)
+        self._is_sparse = is_sparse(keys)
+        self._is_dense = not self._is_sparse  # the file begun
         self._file_rows = file_rows
         self._group_rows = group_rows
         self._done = done
@@ -110,8 +114,13 @@ class _LogFiles:
     def append(self, rows: pa.Table) -> None:
         """Append rows sorted by index."""
         indices: Int64Array = rows.column(KEY[1]).to_numpy()
-        breaks = np.flatnonzero(np.diff(indices) != 1) + 1 if self._is_dense else ()
-        for first, last in pairwise([0, *breaks, len(rows)]):
+        breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+        gaps = len(self._keys.within(int(indices[0]), int(indices[-1]) + 1)) - 1
+        is_dense = not self._is_sparse and len(breaks) <= gaps + _BREAKS
+        if is_dense != self._is_dense:
+            self.finish()
+            self._is_dense = is_dense
+        for first, last in pairwise([0, *(breaks if is_dense else ()), len(rows)]):
             self._append_run(rows.slice(first, last - first), indices[first:last])
 
     def _append_run(self, rows: pa.Table, indices: Int64Array) -> None:

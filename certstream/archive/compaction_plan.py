@@ -17,7 +17,7 @@ from typing import Final
 
 from certstream.archive import storage
 from certstream.archive.coverage import Coverage, Covers
-from certstream.archive.datafile import MIXED
+from certstream.archive.datafile import MIXED, is_dense
 from certstream.archive.table import Snapshot, TableFile
 from certstream.intervals import Intervals
 
@@ -115,12 +115,11 @@ def plan(snapshot: Snapshot, coverage: Coverage, rules: Rules) -> list[Batch]:
         if file.path in spans and file.path not in doubled and file.size_bytes >= rules.small_bytes:
             continue
         found = _input(file, coverage, doubled.get(file.path, {}))
-        if file.path not in doubled and (file.path in spans or _is_settled(found)):
-            if file.size_bytes < rules.small_bytes:
-                (url,) = found.keys
-                small[file.date, url].append(found)
-        else:
+        if file.path in doubled or not (file.path in spans or _is_in_order(found)):
             mixed[file.date].append(found)
+        elif file.size_bytes < rules.small_bytes or _is_loose(found):
+            (url,) = found.keys
+            small[file.date, url].append(found)
     batches: list[Batch] = [
         [Job(date, inputs, merges=False)] for date in sorted(mixed) for inputs in _spreads(mixed[date], rules)
     ]
@@ -135,16 +134,16 @@ def _input(file: TableFile, coverage: Coverage, doubled: Covers) -> Input:
     return Input(replace(file, stats={}), cover.covers, keys, cover.rows)
 
 
-def _is_settled(found: Input) -> bool:
-    """Whether it is of our own making and as good as a file of that log can be."""
+def _is_in_order(found: Input) -> bool:
+    """Whether it is a file of one log that this program wrote."""
     name = found.file.path.rpartition("/")[2]
-    return (
-        name.startswith(f"{MIXED}-")
-        and storage.age_s(name) is not None
-        and found.is_whole
-        and len(found.keys) == 1
-        and all(is_sparse(intervals) for intervals in found.keys.values())
-    )
+    ours = name.startswith(f"{MIXED}-") and storage.age_s(name) is not None
+    return ours and found.is_whole and len(found.keys) == 1
+
+
+def _is_loose(found: Input) -> bool:
+    """Whether a file of one log is not dense, and could be."""
+    return not is_dense(found.file.path) and not any(is_sparse(intervals) for intervals in found.keys.values())
 
 
 def _doubled(
@@ -197,7 +196,7 @@ def _merge_batches(small: Mapping[tuple[str, str], Sequence[Input]], rules: Rule
         for inputs in _merges(small[date, url], rules, closed=rules.is_closed(date)):
             batch.append(Job(date, inputs, merges=True))
             files += len(inputs)
-            size_bytes += sum(found.file.size_bytes for found in inputs)
+            size_bytes += _size_bytes(inputs)
             if files >= _BATCH_FILES or size_bytes >= rules.batch_bytes:
                 yield batch
                 batch, files, size_bytes = [], 0, 0
@@ -206,14 +205,30 @@ def _merge_batches(small: Mapping[tuple[str, str], Sequence[Input]], rules: Rule
 
 
 def _merges(inputs: Iterable[Input], rules: Rules, *, closed: bool) -> Iterator[list[Input]]:
-    """Which small files of a log to merge now."""
+    """Which files of a log to merge now; one that is loose is rewritten even where there is no other."""
     for chain in _chains(inputs):
-        worth = closed or sum(found.file.size_bytes for found in chain) >= rules.target_file_bytes
-        for group in [chain] if worth else _tier(chain, rules):
-            for portion in _portions(group, rules):
-                for merge in _shallow(portion):
-                    if len(merge) > 1:
-                        yield merge
+        loose = [found for found in chain if _is_loose(found)]
+        if loose:
+            yield from _parts(loose, rules)
+        elif closed or _size_bytes(chain) >= rules.target_file_bytes or _fill_gaps(chain):
+            yield from (part for part in _parts(chain, rules) if len(part) > 1)
+        else:
+            yield from (part for group in _tier(chain, rules) for part in _parts(group, rules))
+
+
+def _fill_gaps(chain: Sequence[Input]) -> bool:
+    """Whether files have in their gaps what others of them hold, so that together they would have far fewer."""
+    keys = [intervals for found in chain for intervals in found.keys.values()]
+    return sum(len(intervals) for intervals in keys) > len(keys) + 2 * len(Intervals.union_of(keys))
+
+
+def _size_bytes(inputs: Iterable[Input]) -> int:
+    return sum(found.file.size_bytes for found in inputs)
+
+
+def _parts(inputs: Iterable[Input], rules: Rules) -> Iterator[list[Input]]:
+    """What of a chain is merged at once."""
+    return (part for portion in _portions(inputs, rules) for part in _shallow(portion))
 
 
 def _chains(inputs: Iterable[Input]) -> Iterator[list[Input]]:

@@ -122,6 +122,8 @@ def main(order: dict[str, Any]) -> None:
     """Be the child: do what the parent's line says, answer, and leave."""
     os.nice(_NICE)
     pa.set_cpu_count(1)
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())  # it gives back what is free: a tenth less is resident
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     structlog.configure(
