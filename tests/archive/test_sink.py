@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from certstream.archive import storage
 from certstream.archive.commit import Committer
+from certstream.archive.coverage import CoverageCache
 from certstream.archive.datafile import write_file
 from certstream.archive.schema import NATIVE
 from certstream.archive.sink import Sink
@@ -110,13 +110,15 @@ async def test_starts_of_logs_that_begin_together_are_one_commit_and_there_befor
         assert DeltaTable(tmp_path).version() == 1
         assert positions(tmp_path, *(url(number) for number in range(12))) == list(range(0, 120, 10))
         assert [own.archived(url(number)) for number in range(12)] == list(range(0, 120, 10))
+        own.take(packed(B, 10, 12))
         own.take_up(log_info(12), 120)
         await own.begin(log_info(12), 120)
+        assert own.status().buffered_rows == 2  # no small file for each log that begins
         assert positions(tmp_path, url(12)) == [120]
         await own.begin(log_info(3), 77)  # once more: of no effect
         assert own.streamed(url(3)) == 30
-    assert held(tmp_path) == {}
-    assert DeltaTable(tmp_path).version() == 2
+        assert held(tmp_path) == {}
+        assert DeltaTable(tmp_path).version() == 2
 
 
 async def test_what_was_streamed_and_not_archived_is_missing_until_it_is_read_again(tmp_path: Path) -> None:
@@ -241,9 +243,11 @@ async def test_a_sink_that_is_stopped_in_the_middle_of_a_flush_finishes_it_and_c
 
 async def test_what_files_hold_is_remembered_for_the_next_start(tmp_path: Path) -> None:
     async with running(sink(tmp_path, MANUAL)) as own:
+        await own.begin(A, 0)
         own.take(packed(A, 0, 5))
         own.take(packed(B, 0, 5))
-    assert (tmp_path / storage.SIDE / "coverage.arrow").stat().st_size > 0
+    (file,) = committed_files(tmp_path)
+    assert CoverageCache(tmp_path).load()[file].covers == {url(n): Intervals.of((0, 5)) for n in (0, 1)}
 
 
 async def test_two_sinks_on_one_table_lose_and_double_nothing(tmp_path: Path) -> None:
