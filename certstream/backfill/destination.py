@@ -21,7 +21,7 @@ class Destination(Protocol):
     """Takes rows. All calls come from one thread, one at a time, and none from the event loop."""
 
     def write(self, rows: pa.RecordBatch) -> None:
-        """Take rows of consecutive indices of one log (certs.arrow.SCHEMA), which nobody sees yet.
+        """Take rows of consecutive indices of one log, which nobody sees yet: CertificateBatch.to_arrow, chains shared.
 
         Rows of one log mostly follow those before them; they may also begin anywhere else, but no index comes twice.
         Raises StorageError.
