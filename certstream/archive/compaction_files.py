@@ -64,7 +64,7 @@ class BatchFiles:
         """Append rows of a log, sorted by index. Raises StorageError; `abandon` then."""
         if url not in self._logs:
             raise StorageError(f"{self._target.root}: a file holds rows of {url}, though nothing said so")
-        self._logs[url].append(rows)
+        self._logs[url].append(self._target.form.conform_to_write(rows))  # a tenth to a half of the bytes
         while sum(files.waiting_bytes for files in self._logs.values()) > _WAITING_BYTES:
             max(self._logs.values(), key=lambda files: files.waiting_bytes).write_group()
 
