@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -79,16 +79,18 @@ class StagedFile:
         Row groups that have none of `keys` may be left out. Raises StorageError.
         """
         with self._opened() as parquet:
-            for number in range(parquet.num_row_groups) if groups is None else groups:
-                group = parquet.metadata.row_group(number)
+            known = parquet.metadata
+        with self._opened(metadata=known, read_dictionary=_chain_leaves(known)) as parquet:
+            for number in range(known.num_row_groups) if groups is None else groups:
+                group = known.row_group(number)
                 if _may_hold(group, keys):
                     for batch in parquet.iter_batches(_part_rows(group), row_groups=[number], use_threads=False):
                         yield self._declared(batch)
 
     @contextmanager
-    def _opened(self) -> Iterator[pq.ParquetFile]:
+    def _opened(self, **options: Any) -> Iterator[pq.ParquetFile]:
         try:
-            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_READ_BYTES) as parquet:
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_READ_BYTES, **options) as parquet:
                 self._check(parquet.metadata)
                 yield parquet
         except FileNotFoundError as exc:
@@ -107,12 +109,13 @@ class StagedFile:
                 raise StorageError(f"{self.path}: holds other indices than the table says")
 
     def _declared(self, batch: pa.RecordBatch) -> pa.Table:
-        """The rows in the types of the table."""
+        """The rows in the types of the table; certificates of chains may be a dictionary."""
         columns = []
         for field in self.form.file_schema:
             place = batch.schema.get_field_index(field.name)
             column = pa.nulls(len(batch), field.type) if place < 0 else batch.column(place)
-            columns.append(column if column.type == field.type else column.cast(field.type))
+            known = column.type in (field.type, self.form.write_schema.field(field.name).type)
+            columns.append(column if known else column.cast(field.type))
         rows = pa.Table.from_arrays(columns, names=self.form.file_schema.names)
         if self.is_dense and (np.diff(rows.column(KEY[1]).to_numpy()) != 1).any():
             raise StorageError(f"{self.path}: its rows are not consecutive, though its name says so")
@@ -127,6 +130,12 @@ def _fits(field: pa.Field, column: pa.Field) -> bool:
     else:
         same = kind == wanted
     return bool(same and field.nullable <= column.nullable)
+
+
+def _chain_leaves(known: pq.FileMetaData) -> list[str]:
+    """The column of the chains' certificates, by which it is read as a dictionary: each once, and not once per row."""
+    paths = (known.schema.column(number).path for number in range(known.num_columns))
+    return [path for path in paths if path.startswith("chain.")]
 
 
 def _part_rows(group: pq.RowGroupMetaData) -> int:

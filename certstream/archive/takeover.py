@@ -112,7 +112,7 @@ class Takeover:
 
     def _conformed(self, rows: pa.Table, piece: Piece) -> pa.Table:
         try:
-            return self._form.conform(rows)
+            return self._form.conform_to_write(rows)
         except TableError as exc:
             raise TableError(f"{piece.file.path}: {exc}") from exc
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from certstream.archive import commit, merge_tasks, storage, takeover
+from certstream.archive import commit, merge_tasks, staged, storage, takeover
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings
 from certstream.archive.merge import Merge, MergeCancelledError, MergeResult
@@ -150,18 +150,22 @@ def test_a_large_file_is_taken_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
     assert data_files(main) == committed_files(main)
 
 
-def test_an_unsorted_file_is_written_in_order(tmp_path: Path) -> None:
+def test_an_unsorted_file_is_written_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged, "_PART_ROWS", range(1, 30))
     main, staging = tmp_path / "main", tmp_path / "staging"
     fill_indices(main, [50])
     keys = [(url, index) for url in (A, B) for index in range(100)]
     random.Random(1).shuffle(keys)
-    fill(staging, pa.concat_tables([rows(url, [index]) for url, index in keys]))
+    unsorted = pa.concat_tables([rows(url, [index]) for url, index in keys])
+    chains = pa.array([[f"issuer {index % 7}", f"root {index // 90}"] for _, index in keys])
+    fill(staging, unsorted.set_column(unsorted.column_names.index("chain"), "chain", chains))
     assert merge(main, staging) == MergeResult(inserted=199, skipped=1, staging_rows=200)
     assert held(main) == {A: [*range(100)], B: [*range(100)]}
     (path,) = committed_files(main) - {path for path in committed_files(main) if "dense" in path}
-    written = pq.read_table(main / path, columns=["source_url", "cert_index"], partitioning=None)
-    keys = list(zip(*(written.column(name).to_pylist() for name in written.column_names), strict=True))
-    assert keys == sorted(keys)
+    written = pq.read_table(main / path, columns=["source_url", "cert_index", "chain"], partitioning=None).to_pylist()
+    assert [(row["source_url"], row["cert_index"]) for row in written] == sorted(set(keys) - {(A, 50)})
+    for row in written:
+        assert row["chain"] == [f"issuer {row['cert_index'] % 7}", f"root {row['cert_index'] // 90}"]
 
 
 def test_rows_stay_in_their_partition(tmp_path: Path) -> None:

@@ -150,7 +150,13 @@ def test_a_file_of_other_types_than_its_table_is_rewritten(tmp_path: Path) -> No
     main, staging = tmp_path / "main", tmp_path / "staging"
     foreign(staging, rows(A, range(20)))
     wide = rows(A, range(20)).drop_columns([PARTITION])
-    kinds = {"source_url": pa.large_string(), "as_der": pa.large_binary(), "seen": pa.timestamp("ns", "UTC")}
+    kinds = {
+        "source_url": pa.large_string(),
+        "as_der": pa.large_binary(),
+        "seen": pa.timestamp("ns", "UTC"),
+        "chain": pa.list_(pa.large_string()),
+        "all_domains": pa.large_list(pa.string()),
+    }
     schema = pa.schema([pa.field(field.name, kinds.get(field.name, field.type)) for field in wide.schema])
     replace_file(staging, wide.cast(schema))
     assert merge(main, staging) == MergeResult(inserted=20, skipped=0, staging_rows=20)
