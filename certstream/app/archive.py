@@ -9,7 +9,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final, Self
+
+import structlog
 
 from certstream.app.backfill import Ceiling, Tables, backfill_fetch_settings, retry_settings, write_settings
 from certstream.app.jobs import Jobs
@@ -34,7 +37,10 @@ from certstream.metrics import Metrics
 from certstream.serve.health import ArchiveHealth, JobHealth
 from certstream.state import StateStore
 
+_CRASHED_S: Final = 30.0
 _KNOWN_S: Final = 30.0  # that a backfill waits for the archived positions of the logs
+
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class ArchiveParts:
@@ -98,10 +104,20 @@ class ArchiveParts:
     async def run(self) -> None:
         """Archive, read again and keep up, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.sink.run(), name="archive:sink")
-            group.create_task(self._upkeep.run(), name="archive:upkeep")
+            group.create_task(self._again_and_again(self.sink.run), name="archive:sink")
+            group.create_task(self._again_and_again(self._upkeep.run), name="archive:upkeep")
             for log in self._logs:
-                group.create_task(self._reread(log), name=f"archive:reread:{log.name}")
+                reread = partial(self._reread, log)
+                group.create_task(self._again_and_again(reread), name=f"archive:reread:{log.name}")
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
+        """No bug of the archive's ends the streams: what crashes is begun again after a while."""
+        while True:
+            try:
+                return await work()
+            except Exception:
+                logger.exception("a part of the archive crashed, it is started again", after_s=_CRASHED_S)
+                await self._clock.sleep(_CRASHED_S)
 
     def take_up(self, log: LogInfo, index: int) -> None:
         """A log is followed from `index` on."""
@@ -140,7 +156,7 @@ class ArchiveParts:
                 clock=self._clock,
             )
             await fetcher.read()
-            if fetcher.failed:
+            if len(self.sink.missing(log.base_url) & missing):  # the log did not give it, or it makes no rows
                 await self._clock.sleep(retry.max_s)
 
     async def _take_again(self, batch: EntryBatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from certstream.app.archive import ArchiveParts
 
 _FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes about 0.5 s more
+_LEAVE_S: Final = 5.0  # that a service with an archive has for its end
 _HOLD_S: Final = 30.0  # that a piece of a backfill's work waits for live reading at most
 _HOLD_STEP_S: Final = 0.25
 _DRY_RUN: Final = "dry run: connected to no log"
@@ -67,6 +70,18 @@ def raise_open_files_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def leave_in_time(after_s: float) -> None:
+    """End the process after that time, whatever it does then: a thread that waits for a dead disk cannot be ended."""
+
+    def leave() -> None:
+        log.error("not everything ended in time, leaving; what is not archived is read again", after_s=after_s)
+        os._exit(1)
+
+    timer = threading.Timer(after_s, leave)
+    timer.daemon = True
+    timer.start()
 
 
 async def _run(config: Config, *, dry_run: bool) -> None:
@@ -175,6 +190,7 @@ class Service:
             await stop.wait()
             log.info("stopping", clients=self._hub.clients())
             if self._archive is not None:
+                leave_in_time(_LEAVE_S)
                 self._archive.jobs.stop()
             await supervisor.stop(_FINISH_S)
             for task in background:

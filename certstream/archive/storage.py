@@ -68,14 +68,17 @@ def has_log(root: Path) -> bool:
 
 
 def is_vacant(root: Path) -> bool:
-    """Whether a table may be made there: nothing is, or a directory with nothing of anybody's in it."""
+    """Whether a table may be made there: nothing is, or a directory with nothing of anybody's in it.
+
+    Empty directories count for nothing: a table that was removed while it was written leaves one.
+    """
     try:
-        names = {path.name for path in root.iterdir()}
+        others = [path for path in root.iterdir() if path.name not in (*_UNREMARKABLE, DELTA_LOG)]
+        return all(path.is_dir() and not any(path.iterdir()) for path in others)
     except FileNotFoundError:
         return True
     except OSError as exc:
         raise storage_error(root, exc) from exc
-    return names - _UNREMARKABLE - {DELTA_LOG} == set()
 
 
 def free_bytes(path: Path) -> int:

@@ -190,9 +190,14 @@ async def test_demo_streams_at_once_and_leaves_nothing_behind(
     assert not list(temporary.glob("*"))
 
 
-async def test_streaming_loads_neither_pyarrow_nor_deltalake(start_service: StartService) -> None:
-    service = await start_service({}, "--demo")
+async def test_streaming_loads_neither_pyarrow_nor_deltalake(start_service: StartService, simulate: Simulate) -> None:
+    logs = [SimulatedLog("a", kinds={"rfc6962"}, initial=10), SimulatedLog("b", kinds={"static"}, initial=10, seed=1)]
+    server = await simulate(*logs)
+    service = await start_service(options_for(server.infos()))
+    await service.until_following(*server.infos())
     async with service.listen("/full-stream") as client:
+        for log in logs:
+            log.grow(300)
         await client.until(lambda: len(client.messages) == 2)
     loaded = await asyncio.to_thread(Path(f"/proc/{service.pid}/maps").read_text)
     assert "numpy" in loaded
