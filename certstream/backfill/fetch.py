@@ -106,8 +106,8 @@ class LogFetcher:
             if self._hold is not None:
                 await self._hold()
             position = await self._read_item(item)
-            if position < item.stop:
-                self._note_down(readable.within(position, MAX_TREE_SIZE))
+            if self._down_at is not None:
+                self._leave_out(readable.within(position, MAX_TREE_SIZE), self._tried[-1].error)
                 break
 
     async def _readable(self, wanted: Intervals) -> Intervals:
@@ -119,7 +119,7 @@ class LogFetcher:
             size = await self._tree_size()
             error = f"{self._log.name}: the log's tree has {size} entries only"
         except (FetchError, LogMisbehaviourError) as exc:
-            self._down_at = self._clock.monotonic()
+            self._note_down(exc)
             error = str(exc)
         self._leave_out(wanted.within(size, MAX_TREE_SIZE), error)
         return wanted.within(0, size)
@@ -139,7 +139,7 @@ class LogFetcher:
                 await self._back_off(failures)
 
     async def _read_item(self, item: WorkItem) -> int:
-        """Read the item; where that ended, earlier than the item only if the log is down."""
+        """Read the item, or until the log is down; where that ended."""
         position, failures, in_pieces = item.start, 0, False
         while position < item.stop:
             before, stop = position, _piece_stop(position, item) if in_pieces else item.stop
@@ -156,6 +156,7 @@ class LogFetcher:
             if failures >= self._attempts and stop <= _piece_stop(position, item):
                 position, failures = self._give_up(position, item, error), 0
                 if await self._is_down():
+                    self._note_down(error)
                     break
             if failures or self._barren >= _BARREN:
                 await self._back_off(max(failures, 1))
@@ -202,11 +203,9 @@ class LogFetcher:
             return True
         return False
 
-    def _note_down(self, rest: Intervals) -> None:
+    def _note_down(self, error: Exception) -> None:
         self._down_at = self._clock.monotonic()
-        error = self._tried[-1].error
-        self._leave_out(rest, error)
-        logger.warning("log gives no entries, the rest of it is left for now", log=self._log.name, error=error)
+        logger.warning("log gives no entries, the rest of it is left for now", log=self._log.name, error=str(error))
 
     def _leave_out(self, ranges: Intervals, error: str) -> None:
         self._left_out += [FailedRange(self._log, start, stop, error) for start, stop in ranges]

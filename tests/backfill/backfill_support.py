@@ -157,3 +157,18 @@ async def once(reader: Reader, log: SimulatedLog, kind: LogKind, ceiling: int, *
     """Fetch everything of one log below `ceiling`."""
     run = Run(reader, planned(log, kind, ceiling), [log], **options)
     return await run.result(), run.destination
+
+
+def signal(event: asyncio.Event) -> Callable[..., None]:
+    """Sets the event from another thread."""
+    loop = asyncio.get_running_loop()
+
+    def say(*_: object) -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    return say
+
+
+def events(lines: Sequence[Any], event: str) -> list[dict[str, Any]]:
+    """The lines of one kind that capture_logs caught."""
+    return [{key: value for key, value in line.items() if key != "event"} for line in lines if line["event"] == event]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
@@ -198,6 +199,19 @@ async def test_a_dead_log_is_given_up_soon_and_holds_no_other(kind: LogKind) -> 
     assert sum(dead.endpoints.values()) <= 2 * 3 * 2, "aiohttp itself repeats what a connection took with it"
     assert (result.logs_done, result.logs_failed, result.left) == (1, 1, 50_000)
     assert run.destination.holds(good.info(kind)) == Intervals.of((0, 2_000))
+
+
+async def test_a_dead_log_with_thousands_of_small_gaps_is_given_up_as_soon() -> None:
+    log = make_log(50_000)
+    archived = Intervals.from_indices(np.setdiff1d(np.arange(50_000), np.arange(0, 50_000, 10)))
+    async with reading(log) as reader:
+        run = Run(reader, planned(log, "static", 50_000, archived), [log])
+        log.faults.add(Fault(FaultKind.UNAVAILABLE, on="data-tile"))
+        log.faults.add(Fault(FaultKind.UNAVAILABLE, on="checkpoint", nth=2))
+        log.faults.add(Fault(FaultKind.UNAVAILABLE, on="checkpoint", nth=4))
+        result = await run.result()
+    assert (len(result.failed), result.left) == (5_000, 5_000)
+    assert (log.endpoints["checkpoint"], log.endpoints["data-tile"]) == (4, 2 * 3 * 3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
