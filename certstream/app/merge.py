@@ -47,11 +47,12 @@ async def merge_staging(
     Progress goes to `stream`, as a display only with `live`. Raises StorageError; staging is then as it was.
     """
     await asyncio.to_thread(sweep_staging, staging)
-    if not await asyncio.to_thread(is_staged, staging):
-        log.info("staging table does not exist, nothing to merge", staging_path=str(staging))
-        return MergeReport(MergeOutcome.NOTHING)
-    with staging_lock(staging):
-        return await _merge(main, staging, stop, settings, stream, live=live)
+    if await asyncio.to_thread(is_staged, staging):
+        with staging_lock(staging):
+            if await asyncio.to_thread(is_staged, staging):  # nobody merged it before we had the lock
+                return await _merge(main, staging, stop, settings, stream, live=live)
+    log.info("staging table does not exist, nothing to merge", staging_path=str(staging))
+    return MergeReport(MergeOutcome.NOTHING)
 
 
 async def _merge(
@@ -76,4 +77,6 @@ async def _merge(
         total_skipped=result.skipped,
         total_staging_rows=result.staging_rows,
     )
+    if result.kept is not None:
+        log.warning("staging table is not deleted", staging_path=str(staging), reason=result.kept)
     return MergeReport(MergeOutcome.DONE, result.inserted, result.skipped)
