@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -140,5 +141,6 @@ async def _maintain(config: Config, main: Path) -> int:
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
+    gc.freeze()  # what is loaded by now stays: collections need not look at it
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
