@@ -1,0 +1,222 @@
+"""What leaves a table and its disk: old partitions, recorded; and files that no version within retention needs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from certstream.archive.commit import Committer
+from certstream.archive.dropped import Dropped
+from certstream.archive.retention import DroppedRows, drop_before, keep_from
+from certstream.errors import StorageError
+from certstream.intervals import Intervals
+from tests.archive.archive_support import committed_files, data_files, held, rows
+from tests.archive.upkeep_support import (
+    CLOSED,
+    OPEN,
+    A,
+    B,
+    append_foreign,
+    fill,
+    fill_mixed,
+    flush,
+    names,
+    upkeep,
+    written,
+)
+
+HOUR_S = 3600
+RETENTION = "delta.deletedFileRetentionDuration"
+
+
+def days_ago(days: int) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
+
+
+def made_ago(path: Path, hours: float) -> None:
+    """Let a file have been written before, by what the file system says."""
+    then = time.time() - hours * HOUR_S
+    os.utime(path, (then, then))
+
+
+def named_ago(root: Path, path: str, hours: float) -> str:
+    """Let a file have been made and named before."""
+    kind, _, secret = path.rpartition("/")[2].split("-")
+    name = f"{kind}-{round((time.time() - hours * HOUR_S) * 1000):012x}-{secret}"
+    target = (root / path).with_name(name)
+    (root / path).rename(target)
+    made_ago(target, hours)
+    return str(target.relative_to(root))
+
+
+def orphan(root: Path, hours: float) -> str:
+    """What a writer leaves that crashed so long ago."""
+    committer = Committer(root)
+    return named_ago(root, written(committer, rows(B, range(1000, 1010), date=OPEN)).path, hours)
+
+
+def removed_file(root: Path) -> tuple[int, str]:
+    """A file made long ago that a commit removed just now, and the last version that has it."""
+    committer = Committer(root)
+    file = written(committer, rows(A, range(10), date=OPEN))
+    old = named_ago(root, file.path, 2000)
+    version = committer.look().commit([replace(file, path=old)], {})
+    for _ in range(12):
+        committer.remove(lambda snapshot: list(snapshot.files()))
+        fill(root, range(20, 21), log_url=B)
+    return version, old
+
+
+def test_partitions_older_than_the_days_kept_go_and_are_recorded(tmp_path: Path) -> None:
+    for days, start in ((5, 0), (3, 10), (2, 20), (0, 30)):
+        flush(tmp_path, *(rows(log, range(start, start + 10), date=days_ago(days)) for log in (A, B)))
+    done = upkeep(tmp_path, quiet_s=HOUR_S, keep_days=2)
+    assert (done.partitions_dropped, done.rows_dropped) == (2, 40)
+    assert held(tmp_path) == {log: list(range(20, 40)) for log in (A, B)}
+    assert [Dropped(tmp_path).of(log) for log in (A, B)] == [Intervals.of((0, 20))] * 2
+    assert upkeep(tmp_path, quiet_s=HOUR_S, keep_days=2).partitions_dropped == 0
+
+
+def test_dropped_rows_are_no_gap_below_an_archived_position(tmp_path: Path) -> None:
+    committer = Committer(tmp_path)
+    committer.add(starts={A: 0})
+    fill(tmp_path, range(10), date=CLOSED)
+    upkeep(tmp_path, keep_days=30)
+    fill(tmp_path, range(10, 20))
+    assert committer.add(limits={A: 100}).positions == {A: 20}
+
+
+def test_without_days_to_keep_everything_stays(tmp_path: Path) -> None:
+    fill(tmp_path, range(10), date="1970-01-01")
+    assert upkeep(tmp_path).partitions_dropped == 0
+    assert upkeep(tmp_path, keep_days=10**9).partitions_dropped == 0
+    assert held(tmp_path) == {A: list(range(10))}
+    assert not (tmp_path / "_certstream" / "dropped.json").exists()
+
+
+def test_the_first_day_kept_lies_as_many_days_back() -> None:
+    assert keep_from(date(2026, 3, 1), 1) == date(2026, 2, 28)
+    assert keep_from(date(2026, 3, 1), 10**9) == date.min
+
+
+def test_a_partition_that_is_no_day_is_never_dropped(tmp_path: Path) -> None:
+    Committer(tmp_path).look()
+    append_foreign(tmp_path, rows(A, range(5)).set_column(3, "seen_date", pa.array(["0"] * 5)))
+    assert upkeep(tmp_path, keep_days=1).partitions_dropped == 0
+    assert held(tmp_path) == {A: list(range(5))}
+
+
+class SlowDropped(Dropped):
+    """Lets something happen after the first record, before the commit."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.root = root
+        self.records: list[dict[str, Intervals]] = []
+
+    def add(self, covers: Mapping[str, Intervals]) -> None:
+        super().add(covers)
+        self.records.append(dict(covers))
+        if len(self.records) == 1:
+            fill(self.root, range(50, 60), date=CLOSED)
+
+
+def test_rows_that_come_into_an_old_partition_meanwhile_are_recorded_too(tmp_path: Path) -> None:
+    fill(tmp_path, range(10), date=CLOSED)
+    committer = Committer(tmp_path)
+    committer.dropped = slow = SlowDropped(tmp_path)
+    assert drop_before(committer, date(2021, 1, 1)) == DroppedRows(1, 20)
+    assert held(tmp_path) == {}
+    assert Dropped(tmp_path).of(A) == Intervals.of((0, 10), (50, 60))
+    assert len(slow.records) == 2
+
+
+def test_a_crash_between_record_and_commit_is_made_good_by_the_next_pass(tmp_path: Path) -> None:
+    fill(tmp_path, range(10), date=CLOSED)
+    Dropped(tmp_path).add({A: Intervals.of((0, 10))})
+    assert held(tmp_path) == {A: list(range(10))}
+    assert upkeep(tmp_path, keep_days=30).rows_dropped == 10
+    assert held(tmp_path) == {}
+    assert Dropped(tmp_path).of(A) == Intervals.of((0, 10))
+
+
+def test_where_nothing_can_be_recorded_nothing_is_dropped(tmp_path: Path) -> None:
+    fill(tmp_path, range(10), date=CLOSED)
+    (tmp_path / "_certstream").mkdir()
+    (tmp_path / "_certstream" / "dropped.json").write_text("{")
+    with pytest.raises(StorageError, match=r"dropped\.json"):
+        upkeep(tmp_path, keep_days=30)
+    assert held(tmp_path) == {A: list(range(10))}
+
+
+def test_files_that_were_replaced_stay_for_the_retention_and_earlier_versions_with_them(tmp_path: Path) -> None:
+    fill_mixed(tmp_path, files=3, logs=2, rows_each=10)
+    version, old = DeltaTable(tmp_path).version(), names(tmp_path)
+    upkeep(tmp_path, retention_hours=168)
+    assert upkeep(tmp_path, retention_hours=1).files_vacuumed == 0
+    for path in old:
+        made_ago(tmp_path / path, 1000)  # when it was removed counts, not when it was written
+    assert upkeep(tmp_path, retention_hours=1).files_vacuumed == 0
+    assert len(DeltaTable(tmp_path, version=version).to_pyarrow_table()) == 60
+    assert upkeep(tmp_path, retention_hours=0).files_vacuumed == 3
+    assert data_files(tmp_path) == committed_files(tmp_path)
+    assert len(DeltaTable(tmp_path).to_pyarrow_table()) == 60
+    assert upkeep(tmp_path, retention_hours=0).files_vacuumed == 0
+
+
+def test_only_what_is_ours_and_old_is_swept(tmp_path: Path) -> None:
+    fill(tmp_path, range(10))
+    swept = orphan(tmp_path, 200)
+    kept = {orphan(tmp_path, 100), orphan(tmp_path, 0)}
+    young_name = orphan(tmp_path, 0)  # a second name of a file of a staging table, not committed yet
+    made_ago(tmp_path / young_name, 500)
+    for stray in (f"seen_date={OPEN}/part-0001-abc.parquet", f"seen_date={OPEN}/dense-x-y.parquet", "notes.parquet"):
+        (tmp_path / stray).write_bytes(b"of somebody else")
+        made_ago(tmp_path / stray, 500)
+        kept.add(stray)
+    done = upkeep(tmp_path, retention_hours=168)
+    assert (done.orphans_removed, done.files_vacuumed) == (1, 0)
+    assert data_files(tmp_path) == {*kept, young_name, *committed_files(tmp_path)}
+    assert swept not in data_files(tmp_path)
+
+
+def test_a_file_that_a_commit_removed_lately_is_no_orphan_however_old_it_is(tmp_path: Path) -> None:
+    version, old = removed_file(tmp_path)
+    for _ in range(2):
+        done = upkeep(tmp_path, retention_hours=168)
+        assert (done.orphans_removed, done.files_vacuumed) == (0, 0)
+    assert (tmp_path / old).exists()
+    assert len(DeltaTable(tmp_path, version=version).to_pyarrow_table()) == 10
+
+
+@pytest.mark.parametrize("known", ["interval 0 seconds", "interval 1 week", "interval 30 days", "for ever"])
+def test_the_log_remembers_removed_files_for_the_retention(tmp_path: Path, known: str) -> None:
+    version, old = removed_file(tmp_path)
+    DeltaTable(tmp_path).alter.set_table_properties({RETENTION: known}, raise_if_not_exists=False)
+    for _ in range(2):
+        assert upkeep(tmp_path, retention_hours=400).orphans_removed == 0
+    assert (tmp_path / old).exists()
+    assert len(DeltaTable(tmp_path, version=version).to_pyarrow_table()) == 10
+    wanted = known if known == "interval 30 days" else "interval 400 hours"
+    assert DeltaTable(tmp_path).metadata().configuration[RETENTION] == wanted
+
+
+def test_the_log_is_cleaned_behind_a_checkpoint(tmp_path: Path) -> None:
+    for number in range(25):
+        fill(tmp_path, range(number * 2, number * 2 + 1))
+    for path in (tmp_path / "_delta_log").iterdir():
+        made_ago(path, 40 * 24)
+    upkeep(tmp_path)
+    assert not (tmp_path / "_delta_log" / f"{0:020}.json").exists()
+    assert held(tmp_path) == {A: list(range(0, 50, 2))}
+    versions = len(list((tmp_path / "_delta_log").iterdir()))
+    upkeep(tmp_path)
+    assert len(list((tmp_path / "_delta_log").iterdir())) == versions
