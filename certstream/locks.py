@@ -10,7 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import structlog
+
 from certstream.errors import CertstreamError
+
+log = structlog.get_logger(__name__)
 
 
 class FileLock:
@@ -40,7 +44,12 @@ class FileLock:
         """Take the lock. Raises `error` where another process holds it or the file cannot be made."""
         while self._fd is None:
             fd = self._locked()
-            if _is_at(self._path, fd):
+            try:
+                is_ours = _is_at(self._path, fd)
+            except OSError as exc:
+                os.close(fd)
+                raise self._error(f"{self._path}: cannot be locked: {exc.strerror}") from exc
+            if is_ours:
                 self._fd = fd
             else:
                 os.close(fd)  # the one before removed it between our opening and our locking
@@ -55,24 +64,29 @@ class FileLock:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(fd, 0)
             os.pwrite(fd, _holder().encode(), 0)
-        except OSError as exc:
-            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+        except BlockingIOError as exc:
+            holder = _content(fd)
             os.close(fd)
-            if isinstance(exc, BlockingIOError):
-                raise self._error(f"{self._subject}: in use by {holder or 'another process'}") from exc
+            raise self._error(f"{self._subject}: in use by {holder or 'another process'}") from exc
+        except OSError as exc:
+            os.close(fd)
             raise self._error(f"{self._path}: cannot be locked: {exc.strerror}") from exc
         return fd
 
     def release(self) -> None:
-        """Let go of the lock; without effect where it is not held."""
+        """Let go of the lock; without effect where it is not held. What cannot be removed stays, and locks nothing."""
         if self._fd is None:
             return
-        if self._remove:
-            self._path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile looks again
-        else:
-            os.ftruncate(self._fd, 0)
-        os.close(self._fd)
-        self._fd = None
+        fd, self._fd = self._fd, None
+        try:
+            if self._remove:
+                self._path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile looks again
+            else:
+                os.ftruncate(fd, 0)
+        except OSError as exc:
+            log.warning("lock file cannot be tidied up", file=str(self._path), error=exc.strerror)
+        finally:
+            os.close(fd)
 
 
 def _is_at(path: Path, fd: int) -> bool:
@@ -81,6 +95,14 @@ def _is_at(path: Path, fd: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(fd))
     except FileNotFoundError:
         return False
+
+
+def _content(fd: int) -> str:
+    """What the holder wrote; nothing where that cannot be read."""
+    try:
+        return os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def _holder() -> str:

@@ -80,6 +80,15 @@ def test_a_holder_that_removed_its_file_is_followed_by_one_holder(tmp_path: Path
     second.release()
 
 
+def test_a_lock_whose_file_cannot_be_removed_is_let_go_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with lock(path, remove=True):
+        path.rename(tmp_path / "aside")
+        path.mkdir()
+    with lock(tmp_path / "aside"):
+        assert path.is_dir()
+
+
 def test_a_lock_that_cannot_be_made_says_which_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file/lock: cannot be locked: "):

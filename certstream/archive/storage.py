@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -83,12 +84,14 @@ def is_vacant(root: Path) -> bool:
 
 def free_bytes(path: Path) -> int:
     """Bytes that may still be written where the path is or will be. Raises StorageError."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    try:
-        return shutil.disk_usage(path).free
-    except OSError as exc:
-        raise storage_error(path, exc) from exc
+    for place in (path, *path.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as exc:
+            raise storage_error(place, exc) from exc
+    raise StorageError(f"{path}: is on no disk")
 
 
 def storage_error(path: Path, exc: OSError) -> StorageError:
@@ -99,10 +102,10 @@ def storage_error(path: Path, exc: OSError) -> StorageError:
 
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, each durable in its own parent. Raises StorageError."""
-    if path.is_dir():
-        return
-    make_directory(path.parent)
     try:
+        if path.is_dir():
+            return
+        make_directory(path.parent)
         path.mkdir(exist_ok=True)
         sync_directory(path.parent)
     except OSError as exc:
@@ -138,7 +141,8 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as exc:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that is read-only now; what failed first is what to say
+            temporary.unlink()
         raise storage_error(path, exc) from exc
 
 
@@ -196,8 +200,11 @@ def delete_table(root: Path) -> None:
 
 
 def deleted(root: Path) -> list[Path]:
-    """What deletions of that table left behind, or one leaves behind at this moment."""
-    return list(root.parent.glob(f"{_ASIDE}{_escaped(root.name)}-????????"))
+    """What deletions of that table left behind, or one leaves behind at this moment. Raises StorageError."""
+    try:
+        return list(root.parent.glob(f"{_ASIDE}{_escaped(root.name)}-????????"))
+    except OSError as exc:
+        raise storage_error(root.parent, exc) from exc
 
 
 def sweep_deleted(root: Path) -> None:

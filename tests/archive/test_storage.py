@@ -88,6 +88,17 @@ def test_free_bytes_are_those_of_where_a_table_will_be(tmp_path: Path) -> None:
     assert storage.free_bytes(tmp_path / "not" / "there") > 0
 
 
+def test_a_place_that_cannot_be_looked_at_is_a_failure_of_the_disk(tmp_path: Path) -> None:
+    unnameable = tmp_path / ("x" * 300)
+    with pytest.raises(StorageError, match="File name too long"):
+        storage.free_bytes(unnameable / "table")
+    with pytest.raises(StorageError, match="File name too long"):
+        storage.make_directory(unnameable / "table")
+    with pytest.raises(StorageError, match="File name too long"):
+        storage.replace_file(unnameable, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_linked_file_is_the_same_one(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"rows")
     storage.link_or_copy(tmp_path / "a", tmp_path / "b")
