@@ -6,6 +6,7 @@ whatever another writer did meanwhile is seen, because the caller must look agai
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,9 @@ _DEFAULT_RETENTION_HOURS: Final = 168  # of that, where a table does not say (De
 _UNIT_HOURS: Final = {"hour": 1, "day": 24, "week": 168}
 _LAST_CHECKPOINT: Final = "_last_checkpoint"
 _FILES_AT_A_TIME: Final = 1024  # as objects: some KB each
+_FULL: Final = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})")
+_CAUSE: Final = "↳"  # before each cause of an error of deltalake, the first one last
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 # Readers that know nothing of these would show rows that are gone, or none of a column
 _REFUSED_FEATURES: Final = frozenset({"deletionVectors", "columnMapping"})
 
@@ -357,6 +361,15 @@ def rebuilt_stats(file: TableFile, covers: Mapping[str, Intervals]) -> str:
 
 
 def _storage_error(path: Path, exc: BaseException) -> StorageError:
-    text = str(exc).partition("\n")[0]  # a backtrace follows
-    full = "No space left" in text or "os error 28" in text or "Disk quota" in text
-    return StorageError(f"{path}: {text}", kind="disk_full" if full else "storage")
+    if isinstance(exc, OSError) and exc.errno is not None:
+        return storage.storage_error(path, exc)
+    text = str(exc)
+    full = any(number in text for number in _FULL)
+    return StorageError(f"{path}: {_reason(text) or type(exc).__name__}", kind="disk_full" if full else "storage")
+
+
+def _reason(text: str) -> str:
+    """What deltalake says of a failure: the last of its causes where it names them, else what precedes a backtrace."""
+    lines = [line.strip() for line in _COLOUR.sub("", text).splitlines()]
+    causes = [line.removeprefix(_CAUSE).strip() for line in lines if line.startswith(_CAUSE)]
+    return (causes or lines[:1] or [""])[-1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from certstream.archive import table as table_module
 from certstream.archive.datafile import WriteSettings, write_file
 from certstream.archive.schema import NATIVE, TableFormat
 from certstream.archive.table import Table, rebuilt_stats
@@ -107,6 +110,47 @@ def test_a_corrupt_log_is_named_and_left(tmp_path: Path, content: str) -> None:
         Table(tmp_path).open_or_create()
     assert "\n" not in str(caught.value)
     assert tree(tmp_path) == before
+
+
+_LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from certstream.archive.table import Table
+from certstream.errors import StorageError
+snapshot = Table(Path(sys.argv[1])).open_or_create()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    snapshot.commit([], {"x": 1})
+except StorageError as exc:
+    print(exc.kind, exc)
+"""
+
+
+def test_why_a_commit_fails_is_said_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(tmp_path)],
+        capture_output=True, text=True, check=True, cwd=Path(table_module.__file__).parents[2],
+    )  # fmt: skip
+    assert done.stdout == f"storage {tmp_path}: File too large (os error 27)\n"
+    assert Table(tmp_path).open_or_create().version == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("No space left on device (os error 28)", "disk_full"),
+        ("Disk quota exceeded (os error 122)", "disk_full"),
+        ("Read-only file system (os error 30)", "storage"),
+        ("No such file or directory (os error 2)", "storage"),
+    ],
+)
+def test_a_full_disk_is_known_by_what_deltalake_says_of_it(reason: str, kind: str) -> None:
+    """The text is the one of a commit on such a disk."""
+    arrow = "\x1b[31m↳\x1b[0m"
+    text = f"Generic LocalFileSystem error\n    {arrow} Unable to copy data to file\n     {arrow} {reason}\n"
+    error = table_module._storage_error(Path("/srv/main"), OSError(text))
+    assert (error.kind, str(error)) == (kind, f"/srv/main: {reason}")
 
 
 def test_rows_become_those_of_a_table_without_nulls(tmp_path: Path) -> None:
