@@ -19,7 +19,7 @@ import structlog
 LOG_INTERVAL_S: Final = 10.0
 DRAW_INTERVAL_S: Final = 0.25
 _SAMPLE_S: Final = 1.0
-_SAMPLES: Final = 16  # that a rate is measured over: about the last 15 s
+_RATE_S: Final = 15.0  # that a rate is measured over: the last seconds, or since the sample before
 _NAME_CELLS: Final = 32
 _BAR_CELLS: Final = range(10, 41)
 _UNKNOWN_SIZE: Final = (80, 24)
@@ -71,6 +71,11 @@ class Progress:
         self._meters = {name: _Meter(name, total, now) for name, total in totals.items()}
         self._whole = _Meter(title, sum(totals.values()), now)
         self._terminal = _Terminal(stream) if live and _is_terminal(stream) else None
+
+    @property
+    def done(self) -> int:
+        """Done of all totals together."""
+        return self._whole.done
 
     def advance(self, name: str, count: int) -> None:
         """Count `count` more as done of the total `name`; from any thread, but always the same one."""
@@ -140,7 +145,7 @@ class _Meter:
         self.name = "".join(c if c.isprintable() else "?" for c in name)
         self.total = total
         self.done = 0
-        self._samples: deque[tuple[float, int]] = deque([(now, 0)], maxlen=_SAMPLES)
+        self._samples: deque[tuple[float, int]] = deque([(now, 0)])
 
     @property
     def percent(self) -> int:
@@ -149,6 +154,8 @@ class _Meter:
     def sample(self, now: float) -> None:
         if now - self._samples[-1][0] >= _SAMPLE_S:
             self._samples.append((now, self.done))
+            while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_S:
+                self._samples.popleft()
 
     def rate(self, now: float) -> float:
         """Per second."""

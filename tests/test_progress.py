@@ -286,7 +286,7 @@ async def test_elsewhere_it_is_a_line_in_the_log_every_ten_seconds(
     figures = {"event": "merge progress", "log_level": "info", "total": 4_000}
     assert lines == [
         {**figures, "done": 400, "rows_per_s": 40, "remaining_s": 90},
-        {**figures, "done": 1_000, "rows_per_s": 50, "remaining_s": 60},
+        {**figures, "done": 1_000, "rows_per_s": 60, "remaining_s": 50},
     ]
     assert screen.lines() == [""]
     assert LOG_INTERVAL_S == 10
@@ -299,3 +299,32 @@ async def test_nothing_done_yet_is_logged_without_a_guess() -> None:
         await time.pass_(0)
         await time.pass_(LOG_INTERVAL_S)
     assert [(line["entries_per_s"], line["remaining_s"]) for line in lines] == [(0, None)]
+
+
+async def test_what_came_to_a_halt_is_said_to_stand_still() -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 1_000_000}, io.StringIO(), time)
+    with capture_logs() as lines, running(progress):
+        await time.pass_(0)
+        for _ in range(16):
+            progress.advance("a", 5_000)
+            await time.pass_(LOG_INTERVAL_S)
+        halted = len(lines)
+        for _ in range(3):
+            await time.pass_(LOG_INTERVAL_S)
+    assert (lines[halted - 1]["entries_per_s"], lines[halted - 1]["remaining_s"]) == (500, 1_840)
+    assert [(line["entries_per_s"], line["remaining_s"]) for line in lines[halted:]] == [(0, None)] * 3
+
+
+async def test_a_rate_does_not_jump_with_each_redrawing(screen: Screen) -> None:
+    time = Time()
+    progress = Progress("backfill", {"a": 1_000_000}, screen.stream, time)
+    with running(progress):
+        await time.pass_(0)
+        for second in range(60):
+            progress.advance("a", 300 if second % 3 == 0 else 0)
+            await time.pass_(1)
+        assert " 100/s" in screen.lines()[1]
+        for _ in range(16):
+            await time.pass_(1)
+        assert " 0/s, -:--:-- left" in screen.lines()[1]
