@@ -22,7 +22,7 @@ logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 def plan_table(plan: Plan, *, bytes_per_row: float, free_bytes: int) -> str:
     """The plan as text: what is missing of each log, about how much space it takes, and how much is free."""
     busy = [log for log in plan.logs if log.indices]
-    skipped = "".join(f"skipped, no position in the state file: {_printable(log.name)}\n" for log in plan.skipped)
+    skipped = "".join(f"skipped, no position of it is known yet: {_printable(log.name)}\n" for log in plan.skipped)
     if not busy:
         return f"{skipped}{NOTHING}\n"
     size_bytes = round(plan.indices * bytes_per_row)
@@ -37,7 +37,7 @@ def plan_table(plan: Plan, *, bytes_per_row: float, free_bytes: int) -> str:
 def log_plan(plan: Plan) -> None:
     """One line per log, one for all, and a warning per log that is skipped."""
     for log in plan.skipped:
-        logger.warning("log is skipped: no position in the state file", log=log.name, url=log.base_url)
+        logger.warning("log is skipped: no position of it is known yet", log=log.name, url=log.base_url)
     for each in plan.logs:
         logger.info(
             "backfill of log planned",

@@ -48,7 +48,7 @@ def test_nothing_to_do_is_said(targets: list[Target]) -> None:
 
 def test_logs_that_are_skipped_are_named() -> None:
     skipped = Target(SECOND, None, None)
-    line = "skipped, no position in the state file: Tiles"
+    line = "skipped, no position of it is known yet: Tiles"
     assert table(plan([skipped])) == [line, "nothing to backfill"]
     assert table(plan([Target(FIRST, 1, 0), skipped]))[-2] == line
 

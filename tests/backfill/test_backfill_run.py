@@ -185,7 +185,7 @@ async def test_the_plan_and_the_outcome_are_logged() -> None:
         run = Run(reader, plan(targets), [log, lame])
         with capture_logs() as lines:
             result = await run.result()
-    assert events(lines, "log is skipped: no position in the state file") == [
+    assert events(lines, "log is skipped: no position of it is known yet") == [
         {"log": "skipped", "url": skipped.base_url, "log_level": "warning"}
     ]
     assert events(lines, "backfill of log planned")[0] == {

@@ -192,7 +192,7 @@ async def test_logs_without_a_position_are_skipped_with_a_warning(tmp_path: Path
     done = await run(tmp_path, options, "--backfill")
     assert done.code == 0
     (warning,) = [line for line in done.lines if line.get("level") == "warning"]
-    assert (warning["log"], warning["event"]) == ("log1 static", "log is skipped: no position in the state file")
+    assert (warning["log"], warning["event"]) == ("log1 static", "log is skipped: no position of it is known yet")
     assert [len(rows_of(tmp_path / MAIN, url)) for url in urls] == [300, 0]
 
 
