@@ -38,6 +38,7 @@ from certstream.serve.health import ArchiveHealth, JobHealth
 from certstream.state import StateStore
 
 _CRASHED_S: Final = 30.0
+_JOBS_END_S: Final = 3.0  # that a backfill or merge has for its end; what takes longer is left behind
 _KNOWN_S: Final = 30.0  # that a backfill waits for the archived positions of the logs
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -46,7 +47,7 @@ logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class ArchiveParts:
     """Everything that the archive adds to the service; `async with` opens and closes it.
 
-    `run` and `jobs.run` do the work; closing commits the rows in hand.
+    `run` does the work but that of `jobs`, which begins on opening; closing commits the rows in hand.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class ArchiveParts:
         )
         self._upkeep = UpkeepTask(main, config, metrics.archive)
         self._parts = AsyncExitStack()
+        self._working: asyncio.Task[None] | None = None  # on what is asked of `jobs`
 
     async def __aenter__(self) -> Self:
         """Open the table. Raises TableError where it is not ours to continue."""
@@ -92,10 +94,19 @@ class ArchiveParts:
             position = self._state.position(log.base_url)
             if position is not None:
                 self.take_up(log, position.current_index)
+        self._working = asyncio.create_task(self._again_and_again(self.jobs.run), name="jobs")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._parts.aclose()
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Commit the rows in hand, and let a backfill or merge end; each in its time, and only once `run` ended."""
+        self.jobs.stop()
+        waits: list[Awaitable[object]] = [self._parts.aclose()]
+        if self._working is not None:
+            waits.append(asyncio.wait([self._working], timeout=_JOBS_END_S))
+        await asyncio.gather(*waits)
 
     async def before(self, batch: EntryBatch) -> None:
         """Wait, before a log's first batch is streamed, until the archive of the log has a beginning."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from certstream.archive.table import Snapshot, Table
 from certstream.archive.writer import DenseWriter
 from certstream.backfill.destination import Written
 from certstream.backfill.fetch import Hold, RetrySettings
-from certstream.backfill.planner import Plan, Target, plan
+from certstream.backfill.planner import Plan, Target, plan, select
 from certstream.backfill.result import Result
 from certstream.backfill.run import Backfill, BackfillMetrics, BackfillSettings
 from certstream.client.base import LogClient, ReadSettings
@@ -29,6 +30,7 @@ from certstream.client.http import FetchSettings, HttpClient
 from certstream.client.issuers import IssuerCache
 from certstream.config import BackfillConfig, Config, CtLogConfig
 from certstream.ct.types import LogInfo
+from certstream.errors import ConfigError
 from certstream.intervals import Intervals
 from certstream.metrics import Metrics
 from certstream.progress import Progress
@@ -73,11 +75,31 @@ def write_settings(config: Config) -> WriteSettings:
     return WriteSettings(sink.compression_level, sink.heavy_column_compression_level)
 
 
-def survey(tables: Tables, logs: Sequence[LogInfo], ceilings: Mapping[str, Ceiling], from_index: int | None) -> Survey:
-    """Look at the tables and plan; no log is asked. Raises StorageError. It blocks: call it in a thread."""
+def chosen_logs(logs: Sequence[LogInfo], text: str | None, option: str) -> Sequence[LogInfo]:
+    """The logs that `text` names, all for None. Raises ConfigError, naming the option, where it names none."""
+    if text is None:
+        return logs
+    chosen = select(logs, text)
+    if not chosen:
+        names = ", ".join(each.name for each in logs) or "none at all"
+        raise ConfigError(f"{option}: no log has {text!r} in its name or URL; configured are {names}")
+    return chosen
+
+
+def survey(
+    tables: Tables,
+    logs: Sequence[LogInfo],
+    ceilings: Mapping[str, Ceiling],
+    from_index: int | None,
+    cancelled: threading.Event,
+) -> Survey:
+    """Look at the tables and plan; no log is asked. It blocks: call it in a thread.
+
+    Raises StorageError, or LookCancelledError once `cancelled` is set.
+    """
     main = Table(tables.main).open()
     staging = None if tables.staging is None else Table(tables.staging).open()
-    covered = [_coverage(snapshot) for snapshot in (main, staging) if snapshot is not None]
+    covered = [_coverage(snapshot, cancelled) for snapshot in (main, staging) if snapshot is not None]
     dropped = Dropped(tables.main)
     targets = [
         _target(
@@ -97,10 +119,12 @@ def survey(tables: Tables, logs: Sequence[LogInfo], ceilings: Mapping[str, Ceili
     )
 
 
-def _coverage(snapshot: Snapshot) -> Coverage:
-    coverage = Coverage(snapshot.root)
-    coverage.refresh(snapshot)
-    coverage.save()
+def _coverage(snapshot: Snapshot, cancelled: threading.Event) -> Coverage:
+    coverage = Coverage(snapshot.root, cancelled)
+    try:
+        coverage.refresh(snapshot)
+    finally:
+        coverage.save()
     return coverage
 
 

@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import uvloop
 
-from certstream.app.backfill import Ceiling, Survey, Tables, fill, survey, write_settings
+from certstream.app.backfill import Ceiling, Survey, Tables, chosen_logs, fill, survey, write_settings
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.settings import configured_logs
+from certstream.app.threads import in_thread
 from certstream.app.upkeep import maintained
 from certstream.archive import staging as staging_tables
+from certstream.archive.coverage import LookCancelledError
 from certstream.archive.storage import local_path
-from certstream.backfill.planner import select
 from certstream.backfill.report import NOTHING, plan_table
 from certstream.config import Config, LoadedConfig
 from certstream.ct.types import LogInfo
-from certstream.errors import ConfigError
 from certstream.metrics import Metrics
 from certstream.progress import Progress
 from certstream.signals import Signals
@@ -60,7 +62,7 @@ def backfill(
             print(NOTHING)
         return 0
     if dry_run:
-        surveyed = survey(tables, followed, ceilings, start)
+        surveyed = survey(tables, followed, ceilings, start, threading.Event())
         print(plan_table(surveyed.plan, bytes_per_row=surveyed.bytes_per_row, free_bytes=surveyed.free_bytes), end="")
         return 0
     with _held(tables.staging):
@@ -71,7 +73,11 @@ async def _backfill(
     config: Config, tables: Tables, logs: Sequence[LogInfo], ceilings: Mapping[str, Ceiling], start: int | None
 ) -> int:
     with Signals(hang_up_ends=True) as signals:
-        surveyed = await asyncio.to_thread(survey, tables, logs, ceilings, start)
+        try:
+            surveyed = await in_thread(partial(survey, tables, logs, ceilings, start), signals.stop)
+        except LookCancelledError:
+            log.info("backfill interrupted", done=0)
+            return 0
         result = await fill(
             config, surveyed, tables, signals.stop, metrics=Metrics(), progress=_progress("backfill", surveyed)
         )
@@ -80,17 +86,6 @@ async def _backfill(
 
 def _progress(title: str, surveyed: Survey) -> Progress:
     return Progress(title, surveyed.plan.totals(), sys.stderr)
-
-
-def chosen_logs(logs: Sequence[LogInfo], text: str | None, option: str) -> Sequence[LogInfo]:
-    """The logs that `text` names, all for None. Raises ConfigError, naming the option, where it names none."""
-    if text is None:
-        return logs
-    chosen = select(logs, text)
-    if not chosen:
-        names = ", ".join(each.name for each in logs) or "none at all"
-        raise ConfigError(f"{option}: no log has {text!r} in its name or URL; configured are {names}")
-    return chosen
 
 
 def _ceilings(config: Config) -> dict[str, Ceiling]:
@@ -126,8 +121,8 @@ def merge(loaded: LoadedConfig, *, staging_path: str) -> int:
 
 async def _merge(config: Config, main: Path, staging: Path) -> int:
     with Signals(hang_up_ends=True) as signals:
-        report = await merge_staging(main, staging, signals.stop, write_settings(config), stream=sys.stderr)
-    return 1 if report.outcome is MergeOutcome.INTERRUPTED else 0
+        outcome = await merge_staging(main, staging, signals.stop, write_settings(config), stream=sys.stderr)
+    return 1 if outcome is MergeOutcome.INTERRUPTED else 0
 
 
 def maintain(loaded: LoadedConfig) -> int:

@@ -8,13 +8,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import structlog
 from prometheus_client import Counter, Gauge
 
-from certstream.app.backfill import Ceiling, Tables, fill, survey, write_settings
+from certstream.app.backfill import Ceiling, Tables, chosen_logs, fill, survey, write_settings
 from certstream.app.merge import MergeOutcome, merge_staging
+from certstream.app.threads import in_thread
+from certstream.archive.coverage import LookCancelledError
 from certstream.archive.staging import check_staging, staging_lock
 from certstream.backfill.result import Result
 from certstream.backfill.run import BackfillSettings
@@ -25,7 +28,9 @@ from certstream.metrics import ArchiveMetrics, Metrics
 from certstream.progress import Progress
 from certstream.serve.health import JobHealth, JobState
 
-_SETTINGS: Final = BackfillSettings(buffer_bytes=16 << 20, finish_s=3.0)  # beside live reading; it ends within 5 s
+_SETTINGS: Final = BackfillSettings(
+    buffer_bytes=16 << 20, finish_s=2.5
+)  # beside live reading, and ending with the service
 
 log = structlog.get_logger(__name__)
 
@@ -71,10 +76,10 @@ class Jobs:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`ceilings` gives the logs' archived positions, once `ready` returned; `hold` is awaited before each piece of
-        work."""
+        work. Raises ConfigError where `backfill.logs` names no log."""
         self._config = config
         self._tables = tables
-        self._logs = logs
+        self._logs = chosen_logs(logs, config.backfill.logs, "backfill.logs")
         self._metrics = metrics
         self._ready = ready
         self._ceilings = ceilings
@@ -83,11 +88,16 @@ class Jobs:
         self._asked = asyncio.Event()
         self._running = False
         self._stop = asyncio.Event()
+        self._progress: Progress | None = None  # of the backfill that runs
         self._health = {"backfill": JobHealth(), "merge": JobHealth()}
 
     def health(self) -> Mapping[str, JobHealth]:
-        """How the newest backfill and the newest merge went."""
-        return dict(self._health)
+        """How the newest backfill and the newest merge went, or how far they are."""
+        health = dict(self._health)
+        if self._progress is not None:
+            backfill = health["backfill"]
+            health["backfill"] = replace(backfill, detail={**backfill.detail, "done": self._progress.done})
+        return health
 
     def ask(self) -> None:
         """Start a backfill, unless one runs."""
@@ -129,6 +139,9 @@ class Jobs:
                 await asyncio.to_thread(check_staging, tables.main, tables.staging)
             with self._held():
                 filled = await self._backfill()
+        except LookCancelledError:
+            self._health["backfill"] = replace(self._health["backfill"], state="interrupted", ended_s=self._clock())
+            return
         except Exception as exc:  # noqa: BLE001 -- no failure of a job ends the service
             self._failed("backfill", exc)
             return
@@ -152,20 +165,25 @@ class Jobs:
         )
         self._started("backfill")
         await self._until_ready()
-        surveyed = await asyncio.to_thread(survey, tables, self._logs, self._ceilings(), options.from_index)
+        look = partial(survey, tables, self._logs, self._ceilings(), options.from_index)
+        surveyed = await in_thread(look, self._stop)
         plan = surveyed.plan
         self._detail("backfill", planned=plan.indices)
-        result = await fill(
-            self._config,
-            surveyed,
-            tables,
-            self._stop,
-            metrics=self._metrics,
-            outcome=_Outcome.of(self._metrics.archive),
-            progress=Progress("backfill", plan.totals(), sys.stderr, live=False),
-            hold=self._hold,
-            settings=_SETTINGS,
-        )
+        self._progress = Progress("backfill", plan.totals(), sys.stderr, live=False)
+        try:
+            result = await fill(
+                self._config,
+                surveyed,
+                tables,
+                self._stop,
+                metrics=self._metrics,
+                outcome=_Outcome.of(self._metrics.archive),
+                progress=self._progress,
+                hold=self._hold,
+                settings=_SETTINGS,
+            )
+        finally:
+            self._progress = None
         self._detail("backfill", written=result.written, failed_ranges=len(result.failed), left=result.left)
         error = f"{len(result.failed)} ranges could not be fetched" if result.failed else None
         state: JobState = "interrupted" if result.interrupted else "failed" if result.failed else "succeeded"
@@ -185,22 +203,32 @@ class Jobs:
         assert tables.staging is not None
         log.info("merge mode starting", staging_path=str(tables.staging), table_path=str(tables.main))
         self._started("merge")
+        self._detail("merge", inserted=0, skipped=0)
         metrics.merge_running.set(1)
         try:
-            report = await merge_staging(
-                tables.main, tables.staging, self._stop, write_settings(self._config), stream=sys.stderr, live=False
+            outcome = await merge_staging(
+                tables.main,
+                tables.staging,
+                self._stop,
+                write_settings(self._config),
+                stream=sys.stderr,
+                live=False,
+                settled=self._settled,
             )
         finally:
             metrics.merge_running.set(0)
-        metrics.merge_inserted.inc(report.inserted)
-        metrics.merge_skipped.inc(report.skipped)
-        done = report.outcome is not MergeOutcome.INTERRUPTED
+        done = outcome is not MergeOutcome.INTERRUPTED
         if done:
             metrics.merge_last_success_timestamp_seconds.set(self._clock())
-        self._detail("merge", inserted=report.inserted, skipped=report.skipped)
-        self._health["merge"] = replace(
-            self._health["merge"], state="succeeded" if done else "interrupted", ended_s=self._clock()
-        )
+        state: JobState = "succeeded" if done else "interrupted"
+        self._health["merge"] = replace(self._health["merge"], state=state, ended_s=self._clock())
+
+    def _settled(self, inserted: int, skipped: int) -> None:
+        """Count rows that a merge settled, in its thread."""
+        metrics, detail = self._metrics.archive, self._health["merge"].detail
+        metrics.merge_inserted.inc(inserted)
+        metrics.merge_skipped.inc(skipped)
+        self._detail("merge", inserted=int(detail["inserted"]) + inserted, skipped=int(detail["skipped"]) + skipped)
 
     def _started(self, job: str) -> None:
         self._health[job] = JobHealth("running", self._clock())

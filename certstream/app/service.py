@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from certstream.app.archive import ArchiveParts
 
 _FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes about 0.5 s more
-_LEAVE_S: Final = 5.0  # that a service with an archive has for its end
+_LEAVE_S: Final = 4.5  # that a service with an archive has for its end
 _HOLD_S: Final = 30.0  # that a piece of a backfill's work waits for live reading at most
 _HOLD_STEP_S: Final = 0.25
 _DRY_RUN: Final = "dry run: connected to no log"
@@ -76,8 +76,8 @@ def leave_in_time(after_s: float) -> None:
     """End the process after that time, whatever it does then: a thread that waits for a dead disk cannot be ended."""
 
     def leave() -> None:
-        log.error("not everything ended in time, leaving; what is not archived is read again", after_s=after_s)
-        os._exit(1)
+        log.warning("not everything ended in time, leaving; what is not archived is read again", after_s=after_s)
+        os._exit(0)
 
     timer = threading.Timer(after_s, leave)
     timer.daemon = True
@@ -165,7 +165,9 @@ class Service:
 
         Raises ConfigError, StateError or StorageError where a part cannot start.
         """
+        heed = asyncio.create_task(self._leave_after(stop), name="leave in time")
         async with AsyncExitStack() as parts:
+            parts.callback(heed.cancel)
             parts.callback(self._publisher.close)
             await parts.enter_async_context(self._state)
             if self._archive is not None:
@@ -177,23 +179,29 @@ class Service:
             await self._follow(supervisor, stop)
         log.info("stopped")
 
+    async def _leave_after(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        if self._archive is not None:
+            leave_in_time(_LEAVE_S)
+
     async def _follow(self, supervisor: Supervisor, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(self._state.run(), name="state"),
                 group.create_task(watch_loop_lag(self._metrics), name="loop lag"),
             ]
-            if self._archive is not None:
-                background.append(group.create_task(self._archive.run(), name="archive"))
-                group.create_task(self._archive.jobs.run(), name="jobs")
+            archiving = None if self._archive is None else group.create_task(self._archive.run(), name="archive")
             group.create_task(supervisor.run(), name="logs")
             await stop.wait()
             log.info("stopping", clients=self._hub.clients())
             if self._archive is not None:
-                leave_in_time(_LEAVE_S)
                 self._archive.jobs.stop()
             await supervisor.stop(_FINISH_S)
-            for task in background:
+            if self._archive is not None and archiving is not None:
+                archiving.cancel()
+                await asyncio.wait([archiving])
+                await self._archive.finish()
+            for task in background:  # the state is saved until then
                 task.cancel()
 
     def hang_up(self) -> None:

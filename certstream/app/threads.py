@@ -17,10 +17,13 @@ async def in_thread(work: Callable[[threading.Event], T], stop: asyncio.Event) -
     heed = asyncio.create_task(stop.wait(), name="stop")
     try:
         await asyncio.wait([running, heed], return_when=asyncio.FIRST_COMPLETED)
-        cancelled.set()
+        if not running.done():
+            cancelled.set()
         return await asyncio.shield(running)
-    finally:
+    except asyncio.CancelledError:
         cancelled.set()
+        raise
+    finally:
         heed.cancel()
         await _ended(running)
 

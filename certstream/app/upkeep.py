@@ -17,7 +17,7 @@ from certstream.archive.commit import Committer
 from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from certstream.archive.upkeep_process import run_upkeep
 from certstream.config import Config, MaintenanceConfig
-from certstream.errors import StorageError
+from certstream.errors import CertstreamError
 from certstream.metrics import ArchiveMetrics
 from certstream.serve.health import JobHealth
 
@@ -79,10 +79,13 @@ class UpkeepTask:
             result = await run_upkeep(
                 self._main, upkeep_settings(self._config.maintenance), write=write_settings(self._config)
             )
-        except StorageError as exc:
+        except Exception as exc:
             metrics.maintenance_last_failure_timestamp_seconds.set(self._clock())
             self._health = replace(self._health, state="failed", ended_s=self._clock(), error=str(exc))
-            log.error("maintenance failed", error=str(exc))  # noqa: TRY400 -- no bug, no trace
+            if isinstance(exc, CertstreamError):
+                log.error("maintenance failed", error=str(exc))  # noqa: TRY400 -- no bug, no trace
+            else:  # nothing of upkeep ends the service
+                log.exception("maintenance crashed")
         else:
             metrics.maintenance_last_success_timestamp_seconds.set(self._clock())
             metrics.maintenance_files_rewritten.inc(result.files_rewritten)

@@ -6,6 +6,7 @@ covers never changes: it is kept in memory and, for the files whose keys were re
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from certstream.archive.datafile import DataFile
 from certstream.archive.schema import KEY
 from certstream.archive.table import Snapshot, TableFile
 from certstream.ct.types import Int64Array
-from certstream.errors import StorageError
+from certstream.errors import CertstreamError, StorageError
 from certstream.intervals import Intervals
 
 Covers: TypeAlias = Mapping[str, Intervals]
@@ -35,6 +36,10 @@ _READ_ROWS: Final = 1 << 18  # of the key columns at a time: 4 MiB
 _READERS: Final = 2
 
 log = structlog.get_logger(__name__)
+
+
+class LookCancelledError(CertstreamError):
+    """Looking at a table was told to stop; nothing changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +90,12 @@ class Coverage:
     with a run of each of forty logs.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, cancelled: threading.Event | None = None) -> None:
+        """Cover the table at `root`; once `cancelled` is set, a look that has files to read ends soon."""
         self._cache = CoverageCache(root)
         self._root = root
+        self.cancelled = cancelled or threading.Event()  # looked at by `refresh`
+        self._spare: dict[str, _Folded] = {}  # read by a look that did not come to its end
         self._dense: dict[str, tuple[str, int, int]] = {}  # path → source_url, start, stop
         self._read: dict[str, _Folded] = {}  # path → what its keys say
         self._url_sets: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -109,10 +117,6 @@ class Coverage:
             return FileCover({url: Intervals.of((start, stop))}, stop - start)
         return self._read[path].unfolded()
 
-    def overlaps(self, covers: Covers) -> bool:
-        """Whether any of these keys is archived."""
-        return any(len(intervals & self.of(url)) for url, intervals in covers.items())
-
     def add(self, files: Iterable[DataFile]) -> None:
         """Count in files that were just committed: what they hold is known without reading them."""
         files = list(files)
@@ -126,24 +130,25 @@ class Coverage:
         self._merge(_grouped(file.covers for file in files))
 
     def refresh(self, snapshot: Snapshot) -> None:
-        """Bring it up to date, reading only files not seen before. Raises StorageError."""
+        """Bring it up to date, reading only files not seen before.
+
+        Raises StorageError, or LookCancelledError: it is then as it was, and what was read is not read again.
+        """
         known = self._dense.keys() | self._read.keys()
         gone = known - snapshot.paths
-        fresh = snapshot.dense_spans(known)
-        unread = list(snapshot.files(known | fresh.keys()))
-        self._dense.update(fresh)
-        if unread:
-            self._read_all(unread)
+        dense = snapshot.dense_spans(known)
+        read = self._covers_of(list(snapshot.files(known | dense.keys())))
+        # From here on nothing fails: what is known of a file is counted, or the file is not known
+        self._dense.update(dense)
+        self._read.update(read)
         if gone:
             for path in gone:
                 self._dense.pop(path, None)
                 self._read.pop(path, None)
             self._logs = {}
-            self._merge(_spans_by_log(self._dense.values()))
-            self._merge(_grouped(cover.unfolded().covers for cover in self._read.values()))
-        else:
-            self._merge(_spans_by_log(fresh.values()))
-            self._merge(_grouped(self.file(file.path).covers for file in unread))
+            dense, read = self._dense, self._read
+        self._merge(_spans_by_log(dense.values()))
+        self._merge(_grouped(cover.unfolded().covers for cover in read.values()))
 
     def _keep(self, path: str, cover: FileCover) -> None:
         self._read[path] = _Folded.of(cover, self._url_sets)
@@ -152,23 +157,30 @@ class Coverage:
         for url, intervals in more.items():
             self._logs[url] = self.of(url) | intervals
 
-    def _read_all(self, files: Sequence[TableFile]) -> None:
-        remembered = self._cache.load() if not self._read else {}
-        rest = []
-        for file in files:
-            if file.path in remembered:
-                self._keep(file.path, remembered[file.path])
-            else:
-                rest.append(file)
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="coverage") as readers:
-            for file, cover in zip(rest, readers.map(lambda f: read_cover(self._root / f.path), rest), strict=True):
-                self._keep(file.path, cover)
-        self._unsaved += len(rest)
+    def _covers_of(self, files: Sequence[TableFile]) -> dict[str, _Folded]:
+        """What these files hold: remembered, or by their keys."""
+        if files and not self._read:
+            remembered = self._cache.load()
+            wanted = [file.path for file in files if file.path in remembered]
+            self._spare.update({path: _Folded.of(remembered[path], self._url_sets) for path in wanted})
+        self._read_spare([file.path for file in files if file.path not in self._spare])
+        return {file.path: self._spare.pop(file.path) for file in files}
+
+    def _read_spare(self, paths: Sequence[str]) -> None:
+        readers = ThreadPoolExecutor(_READERS, thread_name_prefix="coverage")
+        try:
+            covers = readers.map(lambda path: read_cover(self._root / path, self.cancelled), paths)
+            for path, cover in zip(paths, covers, strict=True):
+                self._spare[path] = _Folded.of(cover, self._url_sets)
+                self._unsaved += 1
+        finally:
+            readers.shutdown(cancel_futures=True)
 
     def save(self) -> None:
         """Remember what was read; where that is impossible, it will be read again."""
         if self._unsaved:
-            self._cache.save({path: cover.unfolded() for path, cover in self._read.items()})
+            covers = {**self._spare, **self._read}
+            self._cache.save({path: cover.unfolded() for path, cover in covers.items()})
             self._unsaved = 0
 
 
@@ -187,13 +199,15 @@ def _grouped(covers: Iterable[Covers]) -> dict[str, Intervals]:
     return {url: Intervals.union_of(sets) for url, sets in parts.items()}
 
 
-def read_cover(file: Path) -> FileCover:
-    """What a data file holds, by its key columns. Raises StorageError."""
+def read_cover(file: Path, cancelled: threading.Event | None = None) -> FileCover:
+    """What a data file holds, by its key columns. Raises StorageError, LookCancelledError once `cancelled` is set."""
     parts: dict[str, list[Intervals]] = defaultdict(list)
     rows = 0
     try:
         with pq.ParquetFile(file, read_dictionary=[KEY[0]]) as parquet:
             for batch in parquet.iter_batches(_READ_ROWS, columns=list(KEY), use_threads=False):
+                if cancelled is not None and cancelled.is_set():
+                    raise LookCancelledError(f"{file}: not read to its end")
                 rows += len(batch)
                 for url, indices in _indices(batch):
                     parts[url].append(Intervals.from_indices(indices))

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from certstream.archive.commit import Committer
+from certstream.archive.coverage import LookCancelledError
 from certstream.archive.datafile import DataFile
 from certstream.archive.merge_tasks import MergeTasks
 from certstream.archive.staged import Staged
@@ -78,12 +79,30 @@ class Merge:
         self._loose: list[DataFile] = []  # complete in main's directory, and not committed
         self._inserted = 0
 
-    def look(self) -> int:
+    @property
+    def inserted(self) -> int:
+        """Rows that were committed by now."""
+        return self._inserted
+
+    def look(self, cancelled: threading.Event | None = None) -> int:
         """Read what staging holds; its rows. Writes nothing.
 
-        Raises ConfigError where staging may not be merged into main, TableError or StorageError where it cannot be.
+        Raises MergeCancelledError once `cancelled` is set, ConfigError where staging may not be merged into main,
+        TableError or StorageError where it cannot be.
         """
-        return self._table().rows
+        with self._heeding(cancelled or threading.Event()):
+            return self._table().rows
+
+    @contextmanager
+    def _heeding(self, cancelled: threading.Event) -> Iterator[None]:
+        """Reading what files hold ends, too, once `cancelled` is set."""
+        self._main.coverage.cancelled = cancelled
+        try:
+            yield
+        except LookCancelledError as exc:
+            raise MergeCancelledError(f"{self._root}: the merge was stopped") from exc
+        finally:
+            self._main.coverage.cancelled = threading.Event()
 
     def run(self, cancelled: threading.Event) -> MergeResult:
         """Insert what main lacks, and delete staging; main is made where there is none.
@@ -94,9 +113,10 @@ class Merge:
         """
         self._cancelled = cancelled
         self._check()
-        staged = self._table()
-        self._main.table.open_or_create(staged.form)
-        form = self._main.look().form
+        with self._heeding(cancelled):
+            staged = self._table()
+            self._main.table.open_or_create(staged.form)
+            form = self._main.look().form
         tasks = MergeTasks(staged, self._main.coverage, form, self._progress)
         takeover = Takeover(self._main.root, form, self._main.settings, self._check_wanted)
         try:
@@ -112,7 +132,7 @@ class Merge:
     def _table(self) -> Staged:
         if self._staged is None:
             check_staging(self._main.root, self._root)
-            self._staged = Staged(self._root)
+            self._staged = Staged(self._root, self._main.coverage.cancelled)
         return self._staged
 
     def _check(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,8 +163,11 @@ def _may_hold(group: pq.RowGroupMetaData, keys: Covers) -> bool:
 class Staged:
     """A staging table as it was when it was opened; belongs to one thread, its files to any."""
 
-    def __init__(self, root: Path) -> None:
-        """Read what is there: columns, files, keys. Raises TableError or StorageError, naming what is wrong."""
+    def __init__(self, root: Path, cancelled: threading.Event | None = None) -> None:
+        """Read what is there: columns, files, keys.
+
+        Raises TableError or StorageError, naming what is wrong, and LookCancelledError once `cancelled` is set.
+        """
         self.root = root
         self._present = frozenset(storage.data_files(root))  # before the table is opened: what comes later shows
         self._snapshot = _opened(root)
@@ -171,7 +175,7 @@ class Staged:
         for file in found:
             _check(root, file)
         self.form = self._snapshot.form
-        self.coverage = Coverage(root)
+        self.coverage = Coverage(root, cancelled)
         self.coverage.refresh(self._snapshot)
         covered = (StagedFile(root / f.path, f, self.coverage.file(f.path), self.form) for f in found)
         self.files = sorted(covered, key=_place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from certstream.archive.commit import Committer
-from certstream.archive.coverage import Coverage, CoverageCache, read_cover
+from certstream.archive.coverage import Coverage, CoverageCache, LookCancelledError, read_cover
 from certstream.archive.datafile import WriteSettings, write_file
 from certstream.archive.table import Table
 from certstream.errors import StorageError
@@ -189,3 +190,38 @@ def test_a_file_with_a_key_twice_is_not_distinct(tmp_path: Path) -> None:
     pq.write_table(pa.concat_tables([rows(A, [1, 2]), rows(A, [1])]), tmp_path / "twice.parquet")
     assert read_cover(tmp_path / "once.parquet").is_distinct
     assert not read_cover(tmp_path / "twice.parquet").is_distinct
+
+
+def test_a_look_that_fails_leaves_nothing_half_known(tmp_path: Path) -> None:
+    """One file is away for a moment: the others must be counted by the next look, or rows would double."""
+    coverage = Coverage(tmp_path)
+    committer = Committer(tmp_path)
+    dense = write_file(tmp_path, committer.form(), DATE, rows(A, range(100)), WriteSettings())
+    mixed = write_file(tmp_path, committer.form(), DATE, rows(A, [200, 202]), WriteSettings())
+    committer.add([dense, mixed])
+    foreign(tmp_path, rows(B, [5]))
+    snapshot = Table(tmp_path).open()
+    assert snapshot is not None
+    (tmp_path / mixed.path).rename(tmp_path / "away")
+    with pytest.raises(StorageError):
+        coverage.refresh(snapshot)
+    assert coverage.of(A) == Intervals()
+    (tmp_path / "away").rename(tmp_path / mixed.path)
+    coverage.refresh(snapshot)
+    assert coverage.of(A) == Intervals.of((0, 100), (200, 201), (202, 203))
+    assert coverage.of(B) == Intervals.of((5, 6))
+
+
+def test_a_look_ends_soon_when_it_is_told_to_and_forgets_nothing_it_read(tmp_path: Path) -> None:
+    foreign(tmp_path, rows(A, [1, 2]), rows(B, [5]))
+    cancelled = threading.Event()
+    coverage = Coverage(tmp_path, cancelled)
+    snapshot = Table(tmp_path).open()
+    assert snapshot is not None
+    cancelled.set()
+    with pytest.raises(LookCancelledError):
+        coverage.refresh(snapshot)
+    assert coverage.of(A) == Intervals()
+    cancelled.clear()
+    coverage.refresh(snapshot)
+    assert (coverage.of(A), coverage.of(B)) == (Intervals.of((1, 3)), Intervals.of((5, 6)))
