@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,7 +69,8 @@ class Snapshot:
 
     @cached_property
     def _actions(self) -> pa.Table:
-        return pa.table(self._delta.get_add_actions(flatten=True))
+        with _deltalake(self.root):
+            return pa.table(self._delta.get_add_actions(flatten=True))
 
     @cached_property
     def paths(self) -> frozenset[str]:
@@ -123,8 +124,9 @@ class Snapshot:
         return int(sum(self._actions.column("size_bytes").to_pylist()))
 
     def transaction(self, app_id: str) -> int | None:
-        """The version of an application transaction, None where there is none."""
-        version: int | None = self._delta.transaction_version(app_id)
+        """The version of an application transaction, None where there is none. Raises StorageError."""
+        with _deltalake(self.root):
+            version: int | None = self._delta.transaction_version(app_id)
         return version
 
     def commit(
@@ -154,13 +156,12 @@ class Snapshot:
             app_transactions=[Transaction(app_id, version, now_ms) for app_id, version in transactions.items()],
         )
         try:
-            self._delta.create_write_transaction(
-                actions, "append", self._delta.schema(), partition_by=[PARTITION], commit_properties=properties
-            )
+            with _deltalake(self.root, CommitFailedError):
+                self._delta.create_write_transaction(
+                    actions, "append", self._delta.schema(), partition_by=[PARTITION], commit_properties=properties
+                )
         except CommitFailedError as exc:
             raise ConflictError(str(exc)) from exc
-        except (DeltaError, OSError) as exc:
-            raise _storage_error(self.root, exc) from exc
         self._sync(self.version + 1)
         return self.version + 1
 
@@ -199,10 +200,8 @@ class Snapshot:
         directory = self.root / storage.DELTA_LOG
         if self.version - _checkpointed(directory) < commits:
             return False
-        try:
+        with _deltalake(directory):
             self._delta.create_checkpoint()
-        except (DeltaError, OSError) as exc:
-            raise _storage_error(directory, exc) from exc
         self._sync(self.version)
         return True
 
@@ -211,23 +210,20 @@ class Snapshot:
 
         Raises StorageError.
         """
-        try:
+        with _deltalake(self.root / storage.DELTA_LOG):
             self._delta.cleanup_metadata()
-        except (DeltaError, OSError) as exc:
-            raise _storage_error(self.root / storage.DELTA_LOG, exc) from exc
 
     def remember_removed(self, hours: int) -> None:
         """See to it that the log knows removed files for so long, by a commit where the table says less.
 
         Raises StorageError.
         """
-        if _hours((self._delta.metadata().configuration or {}).get(_RETENTION)) >= hours:
-            return
-        try:
+        with _deltalake(self.root):
+            if _hours((self._delta.metadata().configuration or {}).get(_RETENTION)) >= hours:
+                return
             self._delta.alter.set_table_properties({_RETENTION: f"interval {hours} hours"})
-        except (DeltaError, OSError) as exc:
-            raise _storage_error(self.root, exc) from exc
-        self._sync(self._delta.version())
+            version = self._delta.version()
+        self._sync(version)
 
     def removed_files(self, retention_hours: int) -> frozenset[str]:
         """Files that commits removed longer ago than that, whether they are still there or not. Raises StorageError."""
@@ -241,11 +237,9 @@ class Snapshot:
         return self._unused(retention_hours, full=True) - self._unused(retention_hours, full=False)
 
     def _unused(self, retention_hours: int, *, full: bool) -> frozenset[str]:
-        try:
+        with _deltalake(self.root):
             # Only asked for: deltalake's own vacuum makes two commits and cannot run on a full disk
             unused = self._delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=full)
-        except (DeltaError, OSError) as exc:
-            raise _storage_error(self.root, exc) from exc
         return frozenset(unused) - self.paths
 
 
@@ -285,23 +279,20 @@ class Table:
 
     def _load(self) -> DeltaTable | None:
         try:
-            return DeltaTable(self.root)
+            with _deltalake(self.root / storage.DELTA_LOG, TableNotFoundError):
+                return DeltaTable(self.root)
         except TableNotFoundError:
             return None
-        except (DeltaError, OSError, ValueError) as exc:
-            raise _storage_error(self.root / storage.DELTA_LOG, exc) from exc
-        except BaseException as exc:
-            if type(exc).__name__ == "PanicException":  # of deltalake, for a log that it did not expect
-                raise _storage_error(self.root / storage.DELTA_LOG, exc) from exc
-            raise
 
     def _form(self, delta: DeltaTable) -> TableFormat:
-        features = {str(name) for name in delta.protocol().reader_features or ()} & _REFUSED_FEATURES
-        if features or (delta.metadata().configuration or {}).get("delta.columnMapping.mode", "none") != "none":
+        with _deltalake(self.root):
+            protocol, metadata, schema = delta.protocol(), delta.metadata(), pa.schema(delta.schema().to_arrow())
+        features = {str(name) for name in protocol.reader_features or ()} & _REFUSED_FEATURES
+        if features or (metadata.configuration or {}).get("delta.columnMapping.mode", "none") != "none":
             names = ", ".join(sorted(features)) or "columnMapping"
             raise TableError(f"{self.root}: uses {names}, which this program does not write")
         try:
-            return TableFormat(pa.schema(delta.schema().to_arrow()), delta.metadata().partition_columns)
+            return TableFormat(schema, metadata.partition_columns)
         except TableError as exc:
             raise TableError(f"{self.root}: {exc}") from exc
 
@@ -323,16 +314,17 @@ class Table:
             raise TableError(f"{self.root}: is a directory with other things in it and no Delta table")
         storage.make_directory(self.root)
         try:
-            DeltaTable.create(
-                self.root, form.schema, mode="ignore", partition_by=[PARTITION], configuration=dict(_CONFIGURATION)
-            )
+            with _deltalake(self.root, CommitFailedError):
+                DeltaTable.create(
+                    self.root, form.schema, mode="ignore", partition_by=[PARTITION], configuration=dict(_CONFIGURATION)
+                )
             storage.sync_file(self.root / storage.DELTA_LOG / f"{0:020}.json")
             storage.sync_directory(self.root / storage.DELTA_LOG)
             storage.sync_directory(self.root)
         except CommitFailedError:
             return  # another one made it at the same time
-        except (DeltaError, OSError) as exc:
-            raise _storage_error(self.root, exc) from exc
+        except OSError as exc:
+            raise storage.storage_error(self.root, exc) from exc
 
 
 def rebuilt_stats(file: TableFile, covers: Mapping[str, Intervals]) -> str:
@@ -358,6 +350,24 @@ def rebuilt_stats(file: TableFile, covers: Mapping[str, Intervals]) -> str:
         "nullCount": groups["null_count"],
     }
     return orjson.dumps(stats, option=orjson.OPT_UTC_Z).decode()
+
+
+@contextmanager
+def _deltalake(path: Path, *expected: type[DeltaError]) -> Iterator[None]:
+    """Let nothing that deltalake raises out but what is expected and StorageError, which says that `path` failed.
+
+    Its panics are no Exceptions, and some of its errors are bare ones.
+    """
+    try:
+        yield
+    except expected:
+        raise
+    except Exception as exc:
+        raise _storage_error(path, exc) from exc
+    except BaseException as exc:
+        if type(exc).__name__ != "PanicException":
+            raise
+        raise _storage_error(path, exc) from exc
 
 
 def _storage_error(path: Path, exc: BaseException) -> StorageError:

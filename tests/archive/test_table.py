@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from deltalake import DeltaTable, write_deltalake
 from certstream.archive import table as table_module
 from certstream.archive.datafile import WriteSettings, write_file
 from certstream.archive.schema import NATIVE, TableFormat
-from certstream.archive.table import Table, rebuilt_stats
+from certstream.archive.table import Snapshot, Table, rebuilt_stats
 from certstream.certs.arrow import SCHEMA
 from certstream.errors import StorageError, TableError
 from certstream.intervals import Intervals
@@ -151,6 +152,39 @@ def test_a_full_disk_is_known_by_what_deltalake_says_of_it(reason: str, kind: st
     text = f"Generic LocalFileSystem error\n    {arrow} Unable to copy data to file\n     {arrow} {reason}\n"
     error = table_module._storage_error(Path("/srv/main"), OSError(text))
     assert (error.kind, str(error)) == (kind, f"/srv/main: {reason}")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda snapshot: Table(snapshot.root).open(),
+        lambda snapshot: Table(snapshot.root / "another").open_or_create(),
+        lambda snapshot: snapshot.transaction("x"),
+        lambda snapshot: snapshot.commit([], {"x": 1}),
+        lambda snapshot: snapshot.checkpoint(0),
+        lambda snapshot: snapshot.clean_log(),
+        lambda snapshot: snapshot.remember_removed(1_000),
+        lambda snapshot: snapshot.removed_files(1_000),
+        lambda snapshot: snapshot.unknown_files(1_000),
+    ],
+    ids=["open", "create", "transaction", "commit", "checkpoint", "clean", "remember", "removed", "unknown"],
+)
+def test_a_panic_of_deltalake_is_a_failure_of_the_table(tmp_path: Path, call: Callable[[Snapshot], object]) -> None:
+    snapshot = Table(tmp_path / "table").open_or_create()
+    raised: list[BaseException] = []
+
+    def parts() -> Iterator[pa.RecordBatch]:  # deltalake panics where it is called while it reads from Python
+        try:
+            call(snapshot)
+        except BaseException as exc:  # noqa: BLE001 -- looked at below
+            raised.append(exc)
+        yield from rows(A, [1]).to_batches()
+
+    write_deltalake(tmp_path / "other", pa.RecordBatchReader.from_batches(SCHEMA, parts()))
+    (error,) = raised
+    assert isinstance(error, StorageError)
+    assert "Cannot start a runtime from within a runtime" in str(error)
+    assert Table(tmp_path / "table").open_or_create().version == 0
 
 
 def test_rows_become_those_of_a_table_without_nulls(tmp_path: Path) -> None:
