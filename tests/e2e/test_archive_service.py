@@ -359,3 +359,21 @@ async def test_a_service_continues_the_archive_of_the_reference_server(
     rows = pa.table(table.to_pyarrow_table())
     assert sum(column.null_count for column in rows.columns) == 0
     assert "" in rows.column("serial_number").to_pylist()
+
+
+async def test_only_the_logs_that_the_configuration_names_are_backfilled(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"rfc6962", "static"}, initial=600, seed=3)
+    server = await simulate(log)
+    backfill = {"staging_path": STAGING, "from_index": 0, "logs": "log RFC"}
+    service = await start_service(archiving(server.infos(), backfill=backfill))
+    await service.until_following(*server.infos())
+    service.send(signal.SIGHUP)
+    assert (await job(service, "merge", "succeeded", "failed"))["state"] == "succeeded"
+    assert held(tmp_path / MAIN) == {url_of(log, "rfc6962"): list(range(600))}
+    assert (await service.stop())[0] == 0
+    service.options = archiving(server.infos(), backfill={"logs": "argon"})
+    await service.start(serving=False)
+    assert await service.exit_code() == 1
+    assert "backfill.logs: no log has 'argon' in its name or URL" in service.lines[-1]["event"]
