@@ -221,13 +221,14 @@ class _Addition:
         held = self._committer.coverage
         before: defaultdict[str, Intervals] = defaultdict(Intervals)
         kept: list[DataFile] = []
-        for number, file in enumerate(self.files):
+        files = self.files
+        for number, file in enumerate(files):
             rest = {url: intervals - held.of(url) - before[url] for url, intervals in file.covers.items()}
             if sum(intervals.count for intervals in rest.values()) == file.rows:
                 kept.append(file)
             else:
                 kept.extend(self._rewritten(file, rest, snapshot.form))
-                self.files = kept + self.files[number + 1 :]
+                self.files = kept + files[number + 1 :]  # what is there to discard, should a later one fail
                 storage.remove(self._committer.root / file.path)
             before.update({url: before[url] | intervals for url, intervals in file.covers.items()})
         self.files = kept

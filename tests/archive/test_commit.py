@@ -211,6 +211,17 @@ def test_a_file_that_is_gone_is_never_committed(tmp_path: Path) -> None:
     assert committer.look().rows == 0
 
 
+def test_a_file_that_cannot_be_filtered_leaves_none_of_the_others(tmp_path: Path) -> None:
+    committer = Committer(tmp_path)
+    add(committer, A, range(10))
+    files = [written(committer, A, indices) for indices in (range(3), range(3, 6), range(20, 25), range(5, 12))]
+    (tmp_path / files[-1].path).write_bytes(b"PAR1")
+    with pytest.raises(StorageError, match="cannot be read"):
+        committer.add(files)
+    assert held(tmp_path) == {A: list(range(10))}
+    assert data_files(tmp_path) == committed_files(tmp_path)
+
+
 def test_what_an_earlier_attempt_committed_is_not_taken_for_somebody_elses(tmp_path: Path) -> None:
     """A commit whose success was not seen, as of a store that does not answer any more."""
     committer = Committer(tmp_path)
