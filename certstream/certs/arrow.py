@@ -5,7 +5,7 @@ The only module of `certs` that loads pyarrow; reach it through CertificateBatch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from datetime import UTC, datetime
 from itertools import chain as flatten
 from typing import TYPE_CHECKING, Final
@@ -86,9 +86,10 @@ def record_batch(batch: CertificateBatch, *, shared_chains: bool = False) -> pa.
     return pa.RecordBatch.from_arrays(columns, schema=_SHARED if shared_chains else SCHEMA)
 
 
-def _offsets(lengths: Sequence[int]) -> NDArray[np.int32]:
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+def _offsets(values: Sequence[Sized]) -> NDArray[np.int32]:
+    """Where each value begins when they lie one after the other, and where the last one ends."""
+    offsets = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=offsets[1:])
     if offsets[-1] > np.iinfo(np.int32).max:
         raise OverflowError("a column of one batch has more than 2 GiB")
     return offsets.astype(np.int32)
@@ -100,7 +101,7 @@ def _validity(present: NDArray[np.bool_]) -> pa.Buffer | None:
 
 def _variable(kind: pa.DataType, values: Sequence[bytes], validity: pa.Buffer | None = None) -> pa.Array:
     """Strings or binaries from one joined buffer."""
-    offsets = _offsets([len(value) for value in values])
+    offsets = _offsets(values)
     buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
     return pa.Array.from_buffers(kind, len(values), buffers)
 
@@ -137,7 +138,7 @@ def _times(column: Int64Array) -> pa.Array:
 
 
 def _lists(rows: Sequence[Sequence[bytes]]) -> pa.Array:
-    offsets = pa.array(_offsets([len(row) for row in rows]))
+    offsets = pa.array(_offsets(rows))
     return pa.ListArray.from_arrays(offsets, _strings(list(flatten.from_iterable(rows))))
 
 
@@ -158,4 +159,4 @@ def _shared_chains(batch: CertificateBatch) -> pa.Array:
     values = pa.DictionaryArray.from_arrays(
         pa.array(list(flatten.from_iterable(rows)), pa.int32()), _strings(list(texts))
     )
-    return pa.ListArray.from_arrays(pa.array(_offsets([len(row) for row in rows])), values)
+    return pa.ListArray.from_arrays(pa.array(_offsets(rows)), values)

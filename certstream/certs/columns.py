@@ -201,10 +201,11 @@ class Certificates:
     @lazy
     def all_domains(self) -> list[list[bytes]]:
         """The commonName, if not of a CA and not empty, then the DNS names, without repetition."""
-        return [
-            _domains(common_name, is_ca, names)
-            for common_name, is_ca, names in zip(self.common_name, self.is_ca, self.dns_names, strict=True)
-        ]
+        names = self.fields.name
+        rows = zip(self.common_name, self.is_ca, self.dns_names, strict=True)
+        if (names.start == names.stop).any():
+            return [_domains(common_name, is_ca, [name for name in dns if name]) for common_name, is_ca, dns in rows]
+        return [_domains(common_name, is_ca, dns) for common_name, is_ca, dns in rows]
 
     def extension(self, slot: int) -> list[bytes | None]:
         """The value of an extension (content of its OCTET STRING)."""
@@ -249,10 +250,12 @@ class Certificates:
 
 
 def _domains(common_name: bytes | None, is_ca: bool, names: list[bytes]) -> list[bytes]:
-    if b"" in names:
-        names = [name for name in names if name]
+    """`names` are not empty."""
     if common_name and not is_ca:
-        return [common_name] if names == [common_name] else list(dict.fromkeys((common_name, *names)))
+        # The common cases first: the common name is the first of one or two names
+        if names and names[0] == common_name and (len(names) == 1 or (len(names) == 2 and names[1] != common_name)):
+            return names
+        return list(dict.fromkeys((common_name, *names)))
     return names if len(names) < 2 else list(dict.fromkeys(names))
 
 
