@@ -89,7 +89,10 @@ class Committer:
         return snapshot
 
     def form(self) -> TableFormat:
-        """The columns that files of the table must have. Raises StorageError."""
+        """The columns that files of the table must have, as last looked at. Raises StorageError.
+
+        Files with those of a table that was there before are written anew by `add`.
+        """
         return self._known_form or self.look().form
 
     def position(self, snapshot: Snapshot, url: str) -> int | None:
@@ -217,14 +220,17 @@ class _Addition:
         return self._committed(sum(file.rows for file in self.files), positions)
 
     def _drop_held(self, snapshot: Snapshot) -> None:
-        """Leave in the files what neither the snapshot nor a file before them holds."""
+        """Leave in the files what neither the snapshot nor a file before them holds, in the table's types.
+
+        Those may be others than the files were written with: the table may have been replaced meanwhile.
+        """
         held = self._committer.coverage
         before: defaultdict[str, Intervals] = defaultdict(Intervals)
         kept: list[DataFile] = []
         files = self.files
         for number, file in enumerate(files):
             rest = {url: intervals - held.of(url) - before[url] for url, intervals in file.covers.items()}
-            if sum(intervals.count for intervals in rest.values()) == file.rows:
+            if sum(intervals.count for intervals in rest.values()) == file.rows and file.form == snapshot.form:
                 kept.append(file)
             else:
                 kept.extend(self._rewritten(file, rest, snapshot.form))

@@ -57,6 +57,7 @@ class DataFile:
     rows: int
     covers: Mapping[str, Intervals]  # indices by source_url
     stats: str  # the JSON of an add action (Delta protocol, "Per-file Statistics")
+    form: TableFormat  # the columns it was written with
 
     @property
     def is_dense(self) -> bool:
@@ -141,7 +142,7 @@ class FileWriter:
             self.abandon()
             raise storage.storage_error(self._file, exc) from exc
         covers = {url: Intervals.union_of(parts) for url, parts in self._covers.items()}
-        return DataFile(self.path, self.date, size, self.rows, covers, self._statistics.json())
+        return DataFile(self.path, self.date, size, self.rows, covers, self._statistics.json(), self._form)
 
     def abandon(self) -> None:
         """Remove what was written."""

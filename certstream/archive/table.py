@@ -139,8 +139,9 @@ class Snapshot:
     ) -> int:
         """Commit as the version after this one; that version. The files of `added` must be durable.
 
-        Raises ConflictError where another writer was faster, StorageError for anything else; after a StorageError it
-        is open whether the commit took place. With `data_change` False, `added` holds the rows of `removed`.
+        Raises ConflictError where another writer was faster, TableError where a file has other columns, StorageError
+        for anything else; after a StorageError it is open whether the commit took place. With `data_change` False,
+        `added` holds the rows of `removed`.
         """
         self._check_there(added)
         now_ms = time.time_ns() // 1_000_000
@@ -168,6 +169,8 @@ class Snapshot:
     def _check_there(self, files: Sequence[DataFile]) -> None:
         # deltalake does not look: a table that was removed and made anew meanwhile would name files that are gone
         for file in files:
+            if file.form != self.form:
+                raise TableError(f"{self.root / file.path}: has other columns than the table")
             try:
                 size_bytes = (self.root / file.path).stat().st_size
             except OSError as exc:

@@ -87,7 +87,8 @@ class Takeover:
         target = self._root / path
         storage.make_directory(target.parent)
         storage.link_or_copy(file.path, target, self._check)
-        return DataFile(path, file.date, known.size_bytes, file.cover.rows, covers, rebuilt_stats(known, covers))
+        stats = rebuilt_stats(known, covers)
+        return DataFile(path, file.date, known.size_bytes, file.cover.rows, covers, stats, self._form)
 
     def _copy_rows(self, task: Task, output: _Output) -> None:
         runs = _runs(task.pieces)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +18,10 @@ from certstream.archive import commit as commit_module
 from certstream.archive.commit import FENCE, Committed, Committer
 from certstream.archive.datafile import DataFile, WriteSettings, write_file
 from certstream.archive.table import ConflictError, Snapshot, Table, TableFile
+from certstream.certs.arrow import SCHEMA
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
-from tests.archive.archive_support import DATE, committed_files, data_files, held, rows, url
+from tests.archive.archive_support import DATE, committed_files, data_files, held, reference_schema, rows, url
 
 A, B = url(0), url(1)
 SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=3)
@@ -219,6 +223,29 @@ def test_a_file_that_cannot_be_filtered_leaves_none_of_the_others(tmp_path: Path
     with pytest.raises(StorageError, match="cannot be read"):
         committer.add(files)
     assert held(tmp_path) == {A: list(range(10))}
+    assert data_files(tmp_path) == committed_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "ders"),
+    [
+        (SCHEMA, reference_schema(), ["ZGVyMw==", "ZGVyNQ==", "ZGVyOA=="]),
+        (reference_schema(), SCHEMA, [b"der3", b"der5", b"der8"]),
+    ],
+)
+def test_rows_for_a_table_that_was_replaced_by_one_of_other_types_get_its_types(
+    tmp_path: Path, before: pa.Schema, after: pa.Schema, ders: list[str | bytes]
+) -> None:
+    DeltaTable.create(tmp_path, before, partition_by=["seen_date"])
+    committer = Committer(tmp_path)
+    files = [written(committer, A, range(8, 12)), written(committer, B, [3, 5])]
+    shutil.rmtree(tmp_path / "_delta_log")
+    DeltaTable.create(tmp_path, after, partition_by=["seen_date"])
+    assert committer.add(files, starts={A: 8}, limits={A: 20}) == Committed(6, 0, {A: 12})
+    assert held(tmp_path) == {A: [8, 9, 10, 11], B: [3, 5]}
+    read = pa.table(DeltaTable(tmp_path).to_pyarrow_table()).sort_by("cert_index").to_pylist()
+    assert [row["as_der"] for row in read[:3]] == ders
+    assert [span[1:] for span in committer.look().dense_spans().values()] == [(8, 12)]
     assert data_files(tmp_path) == committed_files(tmp_path)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
 from certstream.archive.commit import Committed, Committer
 from certstream.archive.writer import DenseWriter
-from tests.archive.archive_support import committed_files, data_files, held, rows, url
+from tests.archive.archive_support import committed_files, data_files, held, make_reference_table, rows, url
 
 A, B = url(0), url(1)
 
@@ -56,6 +58,18 @@ def test_what_is_abandoned_leaves_nothing(tmp_path: Path) -> None:
     assert held(tmp_path) == {A: list(range(5))}
     assert data_files(tmp_path) == committed_files(tmp_path)
     assert writer.commit() == Committed(0, 0)
+
+
+def test_a_table_replaced_meanwhile_gets_rows_of_its_own_types(tmp_path: Path) -> None:
+    writer = DenseWriter(Committer(tmp_path))
+    writer.write(batch(A, 0, 5))
+    writer.commit()
+    shutil.rmtree(tmp_path)
+    make_reference_table(tmp_path)
+    writer.write(batch(A, 5, 8))
+    assert writer.commit() == Committed(3, 0)
+    read = pa.table(DeltaTable(tmp_path).to_pyarrow_table(columns=["as_der", "cert_index"])).to_pylist()
+    assert [(row["cert_index"], row["as_der"]) for row in read] == [(5, "ZGVyNQ=="), (6, "ZGVyNg=="), (7, "ZGVyNw==")]
 
 
 def test_rows_that_came_by_another_way_meanwhile_are_skipped(tmp_path: Path) -> None:

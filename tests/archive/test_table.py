@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -203,6 +204,15 @@ def test_rows_become_those_of_a_table_without_nulls(tmp_path: Path) -> None:
     assert (unparseable["all_domains"], read[0]["is_ca"], read[2]["not_before"]) == ([], False, 1_700_000_010)
 
 
+def test_files_with_other_columns_are_never_committed(tmp_path: Path) -> None:
+    make_reference_table(tmp_path)
+    snapshot = Table(tmp_path).open_or_create()
+    file = write_file(tmp_path, NATIVE, DATE, rows(A, range(3)), WriteSettings())
+    with pytest.raises(TableError, match=f"{file.path}: has other columns than the table"):
+        snapshot.commit([file], {})
+    assert held(tmp_path) == {}
+
+
 def test_base64_becomes_bytes_again() -> None:
     reference = TableFormat(reference_schema())
     there = reference.conform(rows(A, range(3), der=b"\x00\xff"))
@@ -228,7 +238,7 @@ def test_statistics_of_a_file_are_told_of_it_again_with_true_keys(tmp_path: Path
     copy = tmp_path.with_name("copy")
     target = Table(copy).open_or_create()
     ours = write_file(copy, target.form, DATE, rows(url(3) + "x" * 80, range(3, 6)), WriteSettings())
-    target.commit([type(ours)(ours.path, DATE, ours.size_bytes, 3, covers, rebuilt_stats(file, covers))], {})
+    target.commit([replace(ours, stats=rebuilt_stats(file, covers))], {})
     again = Table(copy).open()
     assert again is not None
     assert again.dense_spans() == {ours.path: (url(3) + "x" * 80, 3, 6)}
