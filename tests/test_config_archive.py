@@ -74,7 +74,10 @@ def test_the_archive_is_off_and_its_defaults_are_the_documented_ones() -> None:
         "/srv/a:b",
         "s3:",
         "Größe",
+        "50%",
+        "h#x?y[z]'\"",
         "file:///srv/t",
+        "file:///srv/a%20b",
         "file://localhost/t",
     ],
 )
@@ -112,6 +115,14 @@ def test_another_scheme_is_refused_and_told_why(place: str, path: str) -> None:
 def test_a_file_url_is_an_absolute_path_on_this_machine_and_no_more(place: str, path: str) -> None:
     line = mistake(**{variable(place): path})
     assert line.startswith(f'{place}: "{path}" is not allowed, must be a file:// URL with an absolute path')
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("path", ["we%20ird", "/srv/%41", "a\\b", "file:///srv/we%2520ird", "file:///srv/a%5Cb"])
+def test_a_path_that_would_be_taken_for_another_one_is_a_mistake(place: str, path: str) -> None:
+    line = mistake(**{variable(place): path})
+    assert line.startswith(f"{place}: ")
+    assert "its path without backslashes and % before two hexadecimal digits" in line
 
 
 @pytest.mark.parametrize("place", PLACES)

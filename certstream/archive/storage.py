@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import time
@@ -25,6 +26,8 @@ SIDE = "_certstream"  # beside the table's files: what this program remembers of
 
 _ASIDE = ".certstream-deleted-"
 _COPY_BYTES = 16 << 20  # at a time
+# deltalake 1.6 makes `/` of a backslash and decodes what looks encoded, in a path and once more in a file:// URL
+_MISTAKEN = re.compile(r"[\\\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}")
 _UNREMARKABLE = frozenset({SIDE, "lost+found"})
 
 log = structlog.get_logger(__name__)
@@ -33,14 +36,21 @@ log = structlog.get_logger(__name__)
 def local_path(text: str, option: str) -> Path:
     """The absolute path that a table's address names: a path or a file:// URL.
 
-    Raises ConfigError, naming `option`, for any other scheme.
+    Raises ConfigError, naming `option`, for any other scheme, and for a path that deltalake takes for another one.
     """
     if "://" in text:
         parts = urlsplit(text)
         if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
             raise ConfigError(f"{option}: {text!r} is not allowed, must be a path or a file:// URL of this machine")
         text = unquote(parts.path)
-    return Path(os.path.abspath(text))  # noqa: PTH100 -- resolve() would follow links, which are looked at later
+    path = os.path.abspath(text)  # noqa: PTH100 -- resolve() would follow links, which are looked at later
+    for name in (path, os.path.realpath(path)):  # deltalake follows them
+        if _MISTAKEN.search(name):
+            raise ConfigError(
+                f"{option}: {name!r} is not allowed, must be without backslashes, control characters and % before two "
+                "hexadecimal digits"
+            )
+    return Path(path)
 
 
 def new_name(kind: str) -> str:

@@ -14,6 +14,7 @@ _MIB = 1 << 20
 _PATH = "a path or a file:// URL"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _FILE_URL = re.compile(r"file://(localhost)?/+[^/?#][^?#]*")
+_MISTAKEN = re.compile(r"\\|%[0-9A-Fa-f]{2}")  # what Delta Lake's implementation takes for another path
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # what no store's URL can hold
 
 
@@ -22,11 +23,17 @@ def checked_table_path(text: str) -> str:
     if not text.strip() or _NO_TEXT.search(text):
         raise ValueError(f"must be {_PATH}")
     if not _SCHEME.match(text):
-        return text
+        return _taken_as_it_is(text, text)
     if not text.startswith("file://"):
         raise ValueError(f"must be {_PATH}: tables are local in this version")
     if not _FILE_URL.fullmatch(text) or _NO_TEXT.search(unquote(text)):
         raise ValueError("must be a file:// URL with an absolute path and nothing else, as in file:///srv/certstream")
+    return _taken_as_it_is(text, unquote(text))
+
+
+def _taken_as_it_is(text: str, path: str) -> str:
+    if _MISTAKEN.search(path):
+        raise ValueError(f"must be {_PATH}, its path without backslashes and % before two hexadecimal digits")
     return text
 
 

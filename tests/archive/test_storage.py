@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from certstream.archive import storage
+from certstream.archive.table import Table
 from certstream.errors import ConfigError, StorageError
 
 OTHER_DEVICE = Path("/dev/shm")
@@ -44,6 +45,33 @@ def test_a_relative_path_is_below_the_working_directory(tmp_path: Path, monkeypa
 def test_another_scheme_is_refused_by_the_name_of_its_option(text: str) -> None:
     with pytest.raises(ConfigError, match=f"delta_sink.table_path: '{text}' is not allowed"):
         storage.local_path(text, "delta_sink.table_path")
+
+
+@pytest.mark.parametrize("name", ["we%20ird", "%41", "a\\b", "x\ty", "x\x7fy", "file:///we%2520ird"])
+def test_a_path_that_deltalake_takes_for_another_one_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"delta_sink\.table_path: .* is not allowed, must be without backslashes"):
+        storage.local_path(name, "delta_sink.table_path")
+    if not name.startswith("file:"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / name)
+        with pytest.raises(ConfigError, match="must be without backslashes"):
+            storage.local_path(str(tmp_path / "link" / "table"), "delta_sink.table_path")
+        monkeypatch.chdir(tmp_path / name)
+        with pytest.raises(ConfigError, match="must be without backslashes"):
+            storage.local_path("table", "delta_sink.table_path")
+
+
+NAMES = ["a b", "h#x", "q?y", "é", "日本", "[x]", "a:b", "50%", "%zz", "q'\"", "a&b", " a ", "~", "a;b", "{a}*", "..."]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_may_have_any_other_name(tmp_path: Path, name: str) -> None:
+    root = storage.local_path(str(tmp_path / name), "delta_sink.table_path")
+    assert (root, Table(root).open_or_create().version) == (tmp_path / name, 0)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert storage.has_log(root)
 
 
 def test_names_are_new_and_say_their_age() -> None:
