@@ -159,8 +159,8 @@ class _LogFiles:
             self._writer = self._new_file(self._is_dense)
         self._writer.write(rows.slice(0, ready))
         rest = rows.slice(ready)
-        self._waiting = [rest] if len(rest) else []
-        self._waiting_rows, self.waiting_bytes = len(rest), rest.nbytes
+        self._waiting = [rest] if len(rest) else []  # of no rows, a dictionary still has bytes
+        self._waiting_rows, self.waiting_bytes = len(rest), rest.nbytes if len(rest) else 0
 
     def finish(self) -> None:
         """Complete the file begun, if one is."""

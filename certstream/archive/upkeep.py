@@ -79,10 +79,10 @@ class Upkeep:
 
     def _pass(self, cancelled: threading.Event) -> UpkeepResult:
         result = self._drop(UpkeepResult())
-        failure: StorageError | None = None
+        failure: Exception | None = None
         try:
             result, failure = self._rewrite(result, cancelled)
-        except StorageError as exc:
+        except Exception as exc:  # whatever it is, the log would grow without what follows
             failure = exc
         result = replace(result, complete=False) if cancelled.is_set() else self._tidy(result)
         if failure is not None:
@@ -125,19 +125,14 @@ class Upkeep:
             except CancelledError:
                 break
             except UnreadableError as exc:
-                if self._is_there(exc.file):
-                    log.warning("file cannot be read and is not rewritten", error=str(exc))
-                    failure = failure or exc
+                log.warning("file cannot be read and is not rewritten", error=str(exc))
+                failure = failure or exc
                 batch = _without(batch, exc.file)
             except ContentError as exc:
                 log.warning("files are not rewritten", files=sum(len(job.inputs) for job in batch), error=str(exc))
                 failure = failure or exc
                 break
         return Rewritten(), failure
-
-    def _is_there(self, file: TableFile) -> bool:
-        snapshot = self._committer.table.open()
-        return snapshot is not None and file.path in snapshot.paths
 
     def _tidy(self, result: UpkeepResult) -> UpkeepResult:
         """Checkpoint, clean the log, delete files that no version within retention needs."""

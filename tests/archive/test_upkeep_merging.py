@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import random
+import threading
 from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certstream.archive import compaction
+from certstream.archive import compaction, compaction_files
 from certstream.archive.commit import Committer
-from certstream.archive.compaction_plan import SPARSE_RUNS, TIER, Batch, Rules, is_day, plan
-from certstream.archive.upkeep import UpkeepResult
+from certstream.archive.compaction_plan import FAN_IN, SPARSE_RUNS, TIER, Batch, Rules, is_day, plan
+from certstream.archive.datafile import WriteSettings
+from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from tests.archive.archive_support import held, rows, url
 from tests.archive.upkeep_support import (
     CLOSED,
     OPEN,
     A,
+    B,
     append_foreign,
     contents,
     fill,
+    fill_mixed,
     names,
     settle,
     spans,
@@ -50,6 +55,12 @@ def file_bytes(root: Path) -> list[int]:
     """Of each file, by its first index."""
     files = sorted(Committer(root).look().files(), key=lambda file: int(file.stats["min.cert_index"]))
     return [file.size_bytes for file in files]
+
+
+def row_groups(root: Path) -> list[list[int]]:
+    """The rows of the row groups of each file."""
+    files = [pq.ParquetFile(root / path).metadata for path in names(root)]
+    return [[file.row_group(number).num_rows for number in range(file.num_row_groups)] for file in files]
 
 
 def planned(root: Path, target_file_bytes: int = 1 << 27) -> list[Batch]:
@@ -99,7 +110,7 @@ def test_large_files_are_left_alone_and_their_small_neighbours_too(tmp_path: Pat
 
 def test_files_become_about_as_large_as_the_target(tmp_path: Path) -> None:
     fill_heavy(tmp_path, 20, 100)
-    target = sum(file_bytes(tmp_path)) // 4
+    target = sum(file_bytes(tmp_path)) * 10 // 34
     settle(tmp_path, target_file_bytes=target)
     assert held(tmp_path) == {A: list(range(2000))}
     assert all(0.6 * target < size < 1.5 * target for size in file_bytes(tmp_path))
@@ -162,19 +173,42 @@ def test_blocks_in_disorder_become_dense_files_at_once(tmp_path: Path, monkeypat
 
 
 def test_a_log_with_a_gap_at_every_second_index_is_one_file_until_the_gaps_are_filled(tmp_path: Path) -> None:
-    fill(tmp_path, range(0, 200, 2), range(200, 400, 2))
+    Committer(tmp_path).look()
+    append_foreign(tmp_path, rows(A, range(0, 200, 2), date=CLOSED), rows(B, range(5), date=CLOSED))
+    fill(tmp_path, range(200, 400, 2), date=CLOSED)
     settle(tmp_path)
-    assert len(names(tmp_path)) <= 2
+    assert len(names(tmp_path)) == 2
     assert upkeep(tmp_path) == UpkeepResult()
-    fill(tmp_path, range(1, 400, 2))
+    fill(tmp_path, range(1, 400, 2), date=CLOSED)
     settle(tmp_path)
-    assert held(tmp_path) == {A: list(range(400))}
-    assert spans(tmp_path) == {A: [(0, 400)]}
+    assert spans(tmp_path) == {A: [(0, 400)], B: [(0, 5)]}
+    assert held(tmp_path)[A] == list(range(400))
+
+
+def test_interleaving_files_that_fill_each_others_gaps_do_not_wait(tmp_path: Path) -> None:
+    fill(tmp_path, range(0, 200, 2), range(1, 200, 2))
+    assert upkeep(tmp_path) == UpkeepResult(files_rewritten=2, files_written=1, rows=200)
+    assert spans(tmp_path) == {A: [(0, 200)]}
+
+
+def test_where_too_many_rows_wait_row_groups_become_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "_CHUNK_BYTES", 1)
+    fill_mixed(tmp_path, files=6, logs=2, rows_each=10)
+    before = contents(tmp_path)
+    committer = Committer(tmp_path, settings=WriteSettings(row_group_rows=25))
+    Upkeep(committer, UpkeepSettings(quiet_s=0)).run(threading.Event())
+    assert row_groups(tmp_path) == [[25, 25, 10]] * 2
+    fill_mixed(tmp_path, files=6, logs=2, rows_each=10, date=CLOSED, start=100)
+    monkeypatch.setattr(compaction_files, "_WAITING_BYTES", 1)
+    Upkeep(committer, UpkeepSettings(quiet_s=0)).run(threading.Event())
+    assert sorted(row_groups(tmp_path)) == [[10] * 6] * 2 + [[25, 25, 10]] * 2
+    assert contents(tmp_path)[:60] == before[:60]
 
 
 def test_more_files_that_interleave_than_are_open_at_once_are_merged_in_steps(tmp_path: Path) -> None:
     fill(tmp_path, *(range(at, 2000, 20) for at in range(20)), date=CLOSED)
     assert len(names(tmp_path)) == 20
+    assert {len(job.inputs) for batch in planned(tmp_path) for job in batch} == {FAN_IN, 20 - 2 * FAN_IN}
     before = contents(tmp_path)
     settle(tmp_path)
     assert contents(tmp_path) == before

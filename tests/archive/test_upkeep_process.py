@@ -18,6 +18,7 @@ import pytest
 import structlog
 from deltalake import write_deltalake
 
+from certstream.archive import upkeep_process
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings
 from certstream.archive.upkeep import UpkeepResult, UpkeepSettings
@@ -210,14 +211,34 @@ def test_it_needs_neither_the_working_directory_nor_a_terminal(tmp_path: Path) -
 def test_it_ends_with_its_parent_however_that_ends(tmp_path: Path, how: signal.Signals) -> None:
     table = tmp_path / "table"
     fill_mixed(table, files=50, logs=LOGS, rows_each=2)
-    wanted = held(table)
+    before = committed_files(table)
     with parent(table, tmp_path) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         process.send_signal(how)
         process.wait(_WAIT_S)
         wait_until_gone(pid)
-    assert held(table) == wanted
+    assert committed_files(table) == before == data_files(table)
+
+
+async def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_mixed(tmp_path, files=1, logs=1, rows_each=5)
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+    monkeypatch.setattr(upkeep_process, "_START", code)
+    monkeypatch.setattr(upkeep_process, "_KILL_S", 0.5)
+    before = children()
+    work = asyncio.create_task(run(tmp_path))
+    pid = await child_of(work, before)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert is_gone(pid)
+
+
+async def test_half_a_line_of_a_process_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep_process, "_START", """print('{"result": {', end="")""")
+    with pytest.raises(StorageError, match=r"ended without a result \(exit code 0\)"):
+        await run(tmp_path)
 
 
 def test_killed_in_the_middle_a_clean_pass_makes_everything_good(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from certstream.archive import storage
+from certstream.archive import compaction, storage
 from certstream.archive.commit import Committer
 from certstream.archive.compaction import ContentError, UnreadableError
-from certstream.archive.datafile import DataFile, is_dense
+from certstream.archive.datafile import DataFile, WriteSettings, is_dense
 from certstream.archive.table import Snapshot, TableFile
 from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from certstream.errors import StorageError
+from certstream.intervals import Intervals
 from certstream.locks import FileLock
 from tests.archive.archive_support import committed_files, data_files, held, rows, url
 from tests.archive.upkeep_support import (
@@ -201,18 +202,23 @@ def test_without_the_lock_two_passes_at_once_double_nothing(tmp_path: Path) -> N
     assert sum(is_dense(path) for path in data_files(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("asked", [0, 1, 2, 3, 5])
-def test_told_to_end_it_leaves_whole_commits_and_no_other_file(tmp_path: Path, asked: int) -> None:
-    fill_mixed(tmp_path, files=4, logs=2, rows_each=10)
-    fill(tmp_path, *(range(at, at + 5) for at in range(0, 40, 5)), log_url="c")
-    before = contents(tmp_path)
-    known = data_files(tmp_path)
-    done = Upkeep(Committer(tmp_path), NOW).run(After(asked))
+@pytest.mark.parametrize("asked", [*range(0, 14, 2), 5])
+def test_told_to_end_it_leaves_whole_commits_and_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    monkeypatch.setattr(compaction, "_CHUNK_BYTES", 1)  # so that files are begun, and some are complete
+    fill_mixed(tmp_path, files=3, logs=2, rows_each=10)
+    for log in ("c", "d"):
+        fill(tmp_path, *(range(at, at + 5) for at in range(0, 20, 5)), log_url=log, date=CLOSED)
+    before, known = contents(tmp_path), data_files(tmp_path)
+    committer = Committer(tmp_path, settings=WriteSettings(row_group_rows=4))
+    done = Upkeep(committer, NOW).run(After(asked))
     assert not done.complete
     assert contents(tmp_path) == before
     assert data_files(tmp_path) - known == committed_files(tmp_path) - known
-    upkeep(tmp_path)
+    assert upkeep(tmp_path).complete
     assert contents(tmp_path) == before
+    assert len(spans(tmp_path)) == 4
 
 
 def break_pages(file: Path) -> None:
@@ -274,3 +280,13 @@ def test_a_pass_over_a_table_in_order_reads_no_file(tmp_path: Path) -> None:
     for path in names(tmp_path):
         (tmp_path / path).write_bytes(b"")
     assert upkeep(tmp_path) == UpkeepResult()
+
+
+def test_what_a_pass_read_is_remembered_for_the_next_one(tmp_path: Path) -> None:
+    fill_mixed(tmp_path, files=2, logs=2, rows_each=10)
+    upkeep(tmp_path, quiet_s=3600)
+    for path in names(tmp_path):
+        (tmp_path / path).write_bytes(b"")
+    committer = Committer(tmp_path)
+    committer.look()
+    assert committer.coverage.of(A) == Intervals.of((0, 20))

@@ -42,10 +42,10 @@ def fill(root: Path, *files: Iterable[int], log_url: str = A, date: str = OPEN) 
     committer.add([written(committer, rows(log_url, indices, date=date)) for indices in files])
 
 
-def fill_mixed(root: Path, files: int, logs: int, rows_each: int, *, date: str = OPEN) -> None:
+def fill_mixed(root: Path, files: int, logs: int, rows_each: int, *, date: str = OPEN, start: int = 0) -> None:
     """Commit files as a sink does: each has the next indices of every log. One commit for all."""
     committer = Committer(root)
-    spans = [range(number * rows_each, (number + 1) * rows_each) for number in range(files)]
+    spans = [range(at, at + rows_each) for at in range(start, start + files * rows_each, rows_each)]
     committer.add(
         [
             written(committer, pa.concat_tables([rows(url(log), span, date=date) for log in range(logs)]))
