@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_a_file_that_only_claims_to_be_dense_is_read(tmp_path: Path) -> None:
     file = write_file(tmp_path, committer.form(), DATE, rows(A, range(5)), WriteSettings())
     pq.write_table(committer.form().conform(rows(A, [0, 2, 2, 4])), tmp_path / file.path)
     size = (tmp_path / file.path).stat().st_size
-    lying = type(file)(file.path, DATE, size, 4, file.covers, file.stats.replace('"numRecords":5', '"numRecords":4'))
+    lying = replace(file, size_bytes=size, rows=4, stats=file.stats.replace('"numRecords":5', '"numRecords":4'))
     committer.look().commit([lying], {})
     assert looked(tmp_path).of(A) == Intervals.of((0, 1), (2, 3), (4, 5))
 
