@@ -150,10 +150,11 @@ class Compactor:
         at_a_time = min(max(_PART_BYTES // row_bytes, _PART_ROWS.start), _PART_ROWS.stop - 1)
         try:
             parts = read_parts(self._committer.root / file.path, file.date, rows_at_a_time=at_a_time)
-            for part in parts if found.is_whole else chosen_rows(parts, found.keys):
+            declared = (form.declared(part) for part in parts)
+            for part in declared if found.is_whole else chosen_rows(declared, found.keys):
                 if self._cancelled.is_set():
                     raise CancelledError
-                yield form.conform(_complete(part, form))
+                yield form.conform(part)
         except (StorageError, pa.ArrowException) as exc:
             raise UnreadableError(file, exc) from exc
 
@@ -188,14 +189,6 @@ def _by_log(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     borders = np.searchsorted(codes[order], np.arange(len(names) + 1))
     for code, url in enumerate(names):
         yield url, rows.take(pa.array(order[borders[code] : borders[code + 1]]))
-
-
-def _complete(rows: pa.Table, form: TableFormat) -> pa.Table:
-    """The rows with nulls for what a file lacks, as it does that is older than a column."""
-    for field in form.file_schema:
-        if field.name not in rows.column_names:
-            rows = rows.append_column(field.name, pa.nulls(len(rows), field.type))
-    return rows
 
 
 def _row_bytes(job: Job) -> float:

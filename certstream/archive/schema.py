@@ -48,6 +48,20 @@ class TableFormat:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def declared(self, rows: pa.Table) -> pa.Table:
+        """Rows of a file of this table in the types that the table declares, without the partition's column.
+
+        Files of others may say the same in other types, `string_view` say, or be older than a column, which is null
+        then. Raises ArrowException where a file holds something else.
+        """
+        columns = [
+            rows.column(field.name).cast(field.type)
+            if field.name in rows.column_names
+            else pa.nulls(len(rows), field.type)
+            for field in self.file_schema
+        ]
+        return pa.Table.from_arrays(columns, names=self.file_schema.names)
+
     def conform(self, rows: pa.Table) -> pa.Table:
         """The rows as data files of this table hold them: without the partition's column, which the path says."""
         columns = [_conformed(rows.column(field.name), field) for field in self.file_schema]
@@ -112,12 +126,16 @@ def _shared(column: pa.ChunkedArray, field: pa.Field) -> pa.Array:
 
 
 def _conformed(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    if field.name == _DER and column.type != field.type:
-        convert = _from_base64 if pa.types.is_binary(field.type) else _to_base64
+    if field.name == _DER and _is_text(column.type) != _is_text(field.type):
+        convert = _to_base64 if _is_text(field.type) else _from_base64
         column = pa.chunked_array([convert(chunk) for chunk in column.chunks], field.type)
     if not field.nullable and column.null_count:
         column = _without_nulls(column)
     return column if column.type == field.type else column.cast(field.type)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _without_nulls(column: pa.ChunkedArray) -> pa.ChunkedArray:

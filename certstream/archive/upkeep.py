@@ -79,11 +79,14 @@ class Upkeep:
 
     def _pass(self, cancelled: threading.Event) -> UpkeepResult:
         result = self._drop(UpkeepResult())
-        failure: Exception | None = None
+        failure: StorageError | None = None
         try:
             result, failure = self._rewrite(result, cancelled)
-        except Exception as exc:  # whatever it is, the log would grow without what follows
+        except StorageError as exc:
             failure = exc
+        except Exception:  # a mistake of ours must not let the log and the unused files grow as well
+            self._tidy(result)
+            raise
         result = replace(result, complete=False) if cancelled.is_set() else self._tidy(result)
         if failure is not None:
             raise failure

@@ -127,7 +127,8 @@ def main(order: dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     structlog.configure(
-        processors=[structlog.processors.add_log_level, _log_line], logger_factory=structlog.PrintLoggerFactory(answers)
+        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, _log_line],
+        logger_factory=structlog.PrintLoggerFactory(answers),
     )
     cancelled, woken, answered = threading.Event(), threading.Event(), threading.Event()
 
@@ -159,6 +160,10 @@ def _answer(order: dict[str, Any], cancelled: threading.Event) -> dict[str, Any]
         return {"result": asdict(Upkeep(committer, UpkeepSettings(**order["settings"])).run(cancelled))}
     except StorageError as exc:
         return {"error": {"kind": exc.kind, "message": str(exc)}}
+    except BaseException as exc:  # a panic inside a library is no Exception
+        log.exception("maintenance crashed")
+        message = f"{committer.root}: upkeep crashed: {type(exc).__name__}: {exc}"
+        return {"error": {"kind": "storage", "message": message}}
 
 
 def _watch_parent(end: Callable[[], None]) -> None:

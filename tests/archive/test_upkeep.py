@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,6 +38,18 @@ from tests.archive.upkeep_support import (
     spans,
     upkeep,
 )
+
+
+def make_empty(root: Path) -> None:
+    Committer(root).look()
+
+
+def rows_of(root: Path, table: pa.Table) -> pa.Table:
+    """Rows in the types of a table."""
+    conformed = Committer(root).form().conform(table)
+    return conformed.append_column("seen_date", table.column("seen_date")).select(
+        [field.name for field in DeltaTable(root).schema().fields]
+    )
 
 
 def test_mixed_files_become_dense_ones_with_the_same_rows(tmp_path: Path) -> None:
@@ -153,6 +166,20 @@ def test_files_of_others_are_rewritten_whatever_their_order(tmp_path: Path) -> N
     upkeep(tmp_path)
     assert contents(tmp_path) == before
     assert spans(tmp_path) == {A: [(1, 8)], B: [(2, 3)]}
+
+
+@pytest.mark.parametrize("make", [make_empty, make_reference_table], ids=["native", "reference"])
+def test_files_that_a_foreign_delete_wrote_are_rewritten(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path)
+    fill_mixed(tmp_path, files=2, logs=2, rows_each=20)
+    append_foreign(tmp_path, rows_of(tmp_path, rows(A, range(15, 45), date=OPEN)))  # some of them once more
+    DeltaTable(tmp_path).delete("cert_index = 3 or cert_index = 41")
+    fields = {pq.read_schema(tmp_path / path).field("as_der").type for path in names(tmp_path)}
+    assert fields & {pa.binary_view(), pa.string_view()}  # else there is nothing to be seen here
+    wanted = {row["cert_index"]: row for row in contents(tmp_path) if row["source_url"] == A}
+    upkeep(tmp_path)
+    assert spans(tmp_path) == {A: [(0, 3), (4, 41), (42, 45)], B: [(0, 3), (4, 40)]}
+    assert {row["cert_index"]: row for row in contents(tmp_path) if row["source_url"] == A} == wanted
 
 
 def test_a_file_that_is_older_than_a_column_has_nulls_there(tmp_path: Path) -> None:

@@ -161,6 +161,19 @@ async def test_a_table_with_other_columns_is_said_to_be_one(tmp_path: Path) -> N
     assert caught.value.kind == "schema"
 
 
+async def test_a_mistake_in_the_process_is_said_with_its_trace(tmp_path: Path) -> None:
+    fill_mixed(tmp_path, files=2, logs=2, rows_each=5)
+    wrong = UpkeepSettings(quiet_s="soon")  # type: ignore[arg-type]
+    with (
+        structlog.testing.capture_logs() as lines,
+        pytest.raises(StorageError, match=f"{tmp_path}: upkeep crashed: TypeError: "),
+    ):
+        await run(tmp_path, wrong)
+    (line,) = (line for line in lines if line["event"] == "maintenance crashed")
+    assert line["log_level"] == "error"
+    assert "Traceback" in line["exception"]
+
+
 async def test_how_a_process_ended_that_said_nothing_is_said(tmp_path: Path) -> None:
     fill_mixed(tmp_path, files=2, logs=2, rows_each=5)
     before = children()

@@ -14,6 +14,7 @@ from certstream.archive import compaction, storage
 from certstream.archive.commit import Committer
 from certstream.archive.compaction import ContentError, UnreadableError
 from certstream.archive.datafile import DataFile, WriteSettings, is_dense
+from certstream.archive.schema import TableFormat
 from certstream.archive.table import Snapshot, TableFile
 from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from certstream.errors import StorageError
@@ -264,6 +265,23 @@ def test_a_disk_without_room_is_not_filled_but_tidied(tmp_path: Path, monkeypatc
     with pytest.raises(StorageError, match="1,000") as caught:
         upkeep(tmp_path, retention_hours=0)
     assert caught.value.kind == "disk_full"
+    assert names(tmp_path) == before == data_files(tmp_path)
+
+
+def test_a_mistake_in_rewriting_does_not_keep_the_table_from_being_tidied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_mixed(tmp_path, files=2, logs=2, rows_each=10)
+    upkeep(tmp_path)
+    flush(tmp_path, rows(A, range(50, 60), date=OPEN), rows(B, range(50, 60), date=OPEN))
+    before = names(tmp_path)
+
+    def mistaken(*_: object) -> None:
+        raise TypeError("a bytes-like object is required")
+
+    monkeypatch.setattr(TableFormat, "declared", mistaken)
+    with pytest.raises(TypeError, match="bytes-like"):
+        upkeep(tmp_path, retention_hours=0)
     assert names(tmp_path) == before == data_files(tmp_path)
 
 
