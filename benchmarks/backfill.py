@@ -4,6 +4,9 @@
 
 The log is served by a process of its own. The command runs as a user runs it, in a process of its own, from start to
 exit: what is printed is its time, its CPU per entry and its peak memory, and what the table then holds.
+
+Certificates are of the shapes that make up real logs; with --odd the simulator mixes in all it has, 8 % of them odd,
+which decoding reads one by one.
 """
 
 from __future__ import annotations
@@ -29,8 +32,10 @@ from certstream.ct.types import LogInfo, LogKind
 from certstream.intervals import Intervals
 from certstream.simulator import SimulatedLog, SimulatorServer
 
+_ROOT = Path(__file__).parent.parent
 _PAGE = 1000
 _CACHE_BYTES = 64 << 20  # each entry is asked for once
+_ORDINARY = ("rsa-leaf", "ecdsa-leaf", "wildcard", "no-common-name", "many-names", "idn", "organisation")
 _KINDS: tuple[LogKind, ...] = ("static", "rfc6962")
 
 
@@ -40,14 +45,15 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1_000_000, help="of each log (default 1000000)")
     parser.add_argument("--kind", choices=_KINDS, nargs="+", default=_KINDS, help="protocols (default both in turn)")
     parser.add_argument("--logs", type=int, default=1, help="logs at the same time (default 1)")
+    parser.add_argument("--odd", action="store_true", help="odd certificates among them")
     parser.add_argument("--staging", action="store_true", help="into a staging table")
     args = parser.parse_args()
     for kind in args.kind:
         with tempfile.TemporaryDirectory(prefix="certstream-backfill-") as directory:
-            measure(Path(directory), kind, args.entries, args.logs, staging=args.staging)
+            measure(Path(directory), kind, args.entries, args.logs, odd=args.odd, staging=args.staging)
 
 
-def serve(pipe: Connection, kind: LogKind, entries: int, logs: int) -> None:
+def serve(pipe: Connection, kind: LogKind, entries: int, logs: int, odd: bool) -> None:
     """Serve the logs until this process is ended; their infos go through `pipe`."""
 
     async def run() -> None:
@@ -59,6 +65,7 @@ def serve(pipe: Connection, kind: LogKind, entries: int, logs: int) -> None:
                 initial=entries,
                 max_page=_PAGE,
                 gzip="never",
+                shapes=None if odd else _ORDINARY,
                 cache_bytes=_CACHE_BYTES,
             )
             for n in range(logs)
@@ -70,19 +77,23 @@ def serve(pipe: Connection, kind: LogKind, entries: int, logs: int) -> None:
     uvloop.run(run())
 
 
-def measure(directory: Path, kind: LogKind, entries: int, logs: int, *, staging: bool) -> None:
+def measure(directory: Path, kind: LogKind, entries: int, logs: int, *, odd: bool, staging: bool) -> None:
     """One backfill of `logs` logs of `entries` entries each."""
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    server = context.Process(target=serve, args=(theirs, kind, entries, logs), daemon=True)
+    server = context.Process(target=serve, args=(theirs, kind, entries, logs, odd), daemon=True)
     server.start()
     try:
         infos = ours.recv()
         write_configuration(directory, infos, entries)
         flags = ["--staging-path", "staging"] if staging else []
         started, before_s = time.perf_counter(), _cpu_s(server.pid)
+        environ = {**os.environ, "PYTHONPATH": str(_ROOT)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "certstream", "--backfill", *flags], cwd=directory, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "certstream", "--backfill", *flags],
+            cwd=directory,
+            env=environ,
+            stderr=subprocess.DEVNULL,
         )
         _, status, usage = os.wait4(process.pid, 0)
         elapsed_s, served_s = time.perf_counter() - started, _cpu_s(server.pid) - before_s
