@@ -71,6 +71,7 @@ class Committer:
         self.settings = settings or WriteSettings()
         self._form = form
         self._known_form: TableFormat | None = None
+        self._looked: Snapshot | None = None  # until the next commit: it is much memory
         self._sleep = sleep
 
     @property
@@ -81,12 +82,14 @@ class Committer:
     def look(self) -> Snapshot:
         """The newest snapshot, with `coverage` brought up to date. Makes the table where there is none.
 
-        Raises StorageError.
+        Opens the table only where something was committed since the last look. Raises StorageError.
         """
-        snapshot = self.table.open_or_create(self._form)
-        self.coverage.refresh(snapshot)
-        self._known_form = snapshot.form
-        return snapshot
+        if self._looked is None or not self._looked.is_newest():
+            self._looked = None
+            snapshot = self.table.open_or_create(self._form)
+            self.coverage.refresh(snapshot)
+            self._looked, self._known_form = snapshot, snapshot.form
+        return self._looked
 
     def form(self) -> TableFormat:
         """The columns that files of the table must have, as last looked at. Raises StorageError.
@@ -180,8 +183,10 @@ class Committer:
                 return attempt()
             except ConflictError as exc:
                 conflict = exc
-                self._sleep(random.uniform(pause_s / 2, pause_s))
-                pause_s = min(_PAUSE_S[1], 2 * pause_s)
+            finally:
+                self._looked = None
+            self._sleep(random.uniform(pause_s / 2, pause_s))
+            pause_s = min(_PAUSE_S[1], 2 * pause_s)
         raise StorageError(
             f"{self.root}: other writers were faster {_ATTEMPTS} times in a row", kind="conflict"
         ) from conflict

@@ -6,12 +6,11 @@ whatever another writer did meanwhile is seen, because the caller must look agai
 
 from __future__ import annotations
 
-import errno
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +18,14 @@ from typing import Any, Final
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from certstream.archive import storage
 from certstream.archive.datafile import DataFile, is_dense
+from certstream.archive.deltalake_errors import storage_errors
 from certstream.archive.schema import NATIVE, PARTITION, TableFormat
 from certstream.errors import StorageError, TableError
 from certstream.intervals import Intervals
@@ -35,9 +36,6 @@ _DEFAULT_RETENTION_HOURS: Final = 168  # of that, where a table does not say (De
 _UNIT_HOURS: Final = {"hour": 1, "day": 24, "week": 168}
 _LAST_CHECKPOINT: Final = "_last_checkpoint"
 _FILES_AT_A_TIME: Final = 1024  # as objects: some KB each
-_FULL: Final = (f"(os error {errno.ENOSPC})", f"(os error {errno.EDQUOT})")
-_CAUSE: Final = "↳"  # before each cause of an error of deltalake, the first one last
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 # Readers that know nothing of these would show rows that are gone, or none of a column
 _REFUSED_FEATURES: Final = frozenset({"deletionVectors", "columnMapping"})
 
@@ -66,10 +64,21 @@ class Snapshot:
         self.form = form
         self.version = delta.version()
         self._delta = delta
+        self._mark = _mark(root, self.version)
+
+    def is_newest(self) -> bool:
+        """Whether nothing was committed since, nor the table replaced; False also where that is not known. Cheap."""
+        try:
+            _commit_file(self.root, self.version + 1).stat()
+        except FileNotFoundError:
+            return self._mark is not None and self._mark == _mark(self.root, self.version)
+        except OSError:
+            pass
+        return False
 
     @cached_property
     def _actions(self) -> pa.Table:
-        with _deltalake(self.root):
+        with storage_errors(self.root):
             return pa.table(self._delta.get_add_actions(flatten=True))
 
     @cached_property
@@ -91,10 +100,11 @@ class Snapshot:
                 )
 
     def _without(self, but: AbstractSet[str]) -> pa.Table:
-        if not but:
+        wanted = self.paths.difference(but)
+        if len(wanted) == len(self.paths):
             return self._actions
-        keep = [path not in but for path in self._actions.column("path").to_pylist()]
-        return self._actions.filter(pa.array(keep, pa.bool_()))
+        paths = self._actions.column("path")
+        return self._actions.filter(pc.is_in(paths, value_set=pa.array(wanted, paths.type)))
 
     def dense_spans(self, but: AbstractSet[str] = frozenset()) -> dict[str, tuple[str, int, int]]:
         """Log and indices [start, stop) by path, of the files marked dense whose statistics agree with that."""
@@ -125,7 +135,7 @@ class Snapshot:
 
     def transaction(self, app_id: str) -> int | None:
         """The version of an application transaction, None where there is none. Raises StorageError."""
-        with _deltalake(self.root):
+        with storage_errors(self.root):
             version: int | None = self._delta.transaction_version(app_id)
         return version
 
@@ -157,7 +167,7 @@ class Snapshot:
             app_transactions=[Transaction(app_id, version, now_ms) for app_id, version in transactions.items()],
         )
         try:
-            with _deltalake(self.root, CommitFailedError):
+            with storage_errors(self.root, CommitFailedError):
                 self._delta.create_write_transaction(
                     actions, "append", self._delta.schema(), partition_by=[PARTITION], commit_properties=properties
                 )
@@ -187,7 +197,7 @@ class Snapshot:
         checkpoint = directory / f"{version:020}.checkpoint.parquet"
         try:
             with suppress(FileNotFoundError):  # a checkpoint made it superfluous, and it was cleaned up
-                storage.sync_file(directory / f"{version:020}.json")
+                storage.sync_file(_commit_file(self.root, version))
             if checkpoint.exists():
                 storage.sync_file(checkpoint)
                 storage.sync_file(directory / _LAST_CHECKPOINT)
@@ -203,7 +213,7 @@ class Snapshot:
         directory = self.root / storage.DELTA_LOG
         if self.version - _checkpointed(directory) < commits:
             return False
-        with _deltalake(directory):
+        with storage_errors(directory):
             self._delta.create_checkpoint()
         self._sync(self.version)
         return True
@@ -213,7 +223,7 @@ class Snapshot:
 
         Raises StorageError.
         """
-        with _deltalake(self.root / storage.DELTA_LOG):
+        with storage_errors(self.root / storage.DELTA_LOG):
             self._delta.cleanup_metadata()
 
     def remember_removed(self, hours: int) -> None:
@@ -221,7 +231,7 @@ class Snapshot:
 
         Raises StorageError.
         """
-        with _deltalake(self.root):
+        with storage_errors(self.root):
             if _hours((self._delta.metadata().configuration or {}).get(_RETENTION)) >= hours:
                 return
             self._delta.alter.set_table_properties({_RETENTION: f"interval {hours} hours"})
@@ -240,10 +250,23 @@ class Snapshot:
         return self._unused(retention_hours, full=True) - self._unused(retention_hours, full=False)
 
     def _unused(self, retention_hours: int, *, full: bool) -> frozenset[str]:
-        with _deltalake(self.root):
+        with storage_errors(self.root):
             # Only asked for: deltalake's own vacuum makes two commits and cannot run on a full disk
             unused = self._delta.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=full)
         return frozenset(unused) - self.paths
+
+
+def _commit_file(root: Path, version: int) -> Path:
+    return root / storage.DELTA_LOG / f"{version:020}.json"
+
+
+def _mark(root: Path, version: int) -> tuple[int, int, int] | None:
+    """What tells a commit from one of that version in another table; None where a checkpoint replaced it."""
+    try:
+        stat = _commit_file(root, version).stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _checkpointed(directory: Path) -> int:
@@ -282,13 +305,13 @@ class Table:
 
     def _load(self) -> DeltaTable | None:
         try:
-            with _deltalake(self.root / storage.DELTA_LOG, TableNotFoundError):
+            with storage_errors(self.root / storage.DELTA_LOG, TableNotFoundError):
                 return DeltaTable(self.root)
         except TableNotFoundError:
             return None
 
     def _form(self, delta: DeltaTable) -> TableFormat:
-        with _deltalake(self.root):
+        with storage_errors(self.root):
             protocol, metadata, schema = delta.protocol(), delta.metadata(), pa.schema(delta.schema().to_arrow())
         features = {str(name) for name in protocol.reader_features or ()} & _REFUSED_FEATURES
         if features or (metadata.configuration or {}).get("delta.columnMapping.mode", "none") != "none":
@@ -317,11 +340,11 @@ class Table:
             raise TableError(f"{self.root}: is a directory with other things in it and no Delta table")
         storage.make_directory(self.root)
         try:
-            with _deltalake(self.root, CommitFailedError):
+            with storage_errors(self.root, CommitFailedError):
                 DeltaTable.create(
                     self.root, form.schema, mode="ignore", partition_by=[PARTITION], configuration=dict(_CONFIGURATION)
                 )
-            storage.sync_file(self.root / storage.DELTA_LOG / f"{0:020}.json")
+            storage.sync_file(_commit_file(self.root, 0))
             storage.sync_directory(self.root / storage.DELTA_LOG)
             storage.sync_directory(self.root)
         except CommitFailedError:
@@ -353,36 +376,3 @@ def rebuilt_stats(file: TableFile, covers: Mapping[str, Intervals]) -> str:
         "nullCount": groups["null_count"],
     }
     return orjson.dumps(stats, option=orjson.OPT_UTC_Z).decode()
-
-
-@contextmanager
-def _deltalake(path: Path, *expected: type[DeltaError]) -> Iterator[None]:
-    """Let nothing that deltalake raises out but what is expected and StorageError, which says that `path` failed.
-
-    Its panics are no Exceptions, and some of its errors are bare ones.
-    """
-    try:
-        yield
-    except expected:
-        raise
-    except Exception as exc:
-        raise _storage_error(path, exc) from exc
-    except BaseException as exc:
-        if type(exc).__name__ != "PanicException":
-            raise
-        raise _storage_error(path, exc) from exc
-
-
-def _storage_error(path: Path, exc: BaseException) -> StorageError:
-    if isinstance(exc, OSError) and exc.errno is not None:
-        return storage.storage_error(path, exc)
-    text = str(exc)
-    full = any(number in text for number in _FULL)
-    return StorageError(f"{path}: {_reason(text) or type(exc).__name__}", kind="disk_full" if full else "storage")
-
-
-def _reason(text: str) -> str:
-    """What deltalake says of a failure: the last of its causes where it names them, else what precedes a backtrace."""
-    lines = [line.strip() for line in _COLOUR.sub("", text).splitlines()]
-    causes = [line.removeprefix(_CAUSE).strip() for line in lines if line.startswith(_CAUSE)]
-    return (causes or lines[:1] or [""])[-1]

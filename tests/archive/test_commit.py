@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from certstream.archive import commit as commit_module
 from certstream.archive.commit import FENCE, Committed, Committer
 from certstream.archive.datafile import DataFile, WriteSettings, write_file
+from certstream.archive.schema import NATIVE
 from certstream.archive.table import ConflictError, Snapshot, Table, TableFile
 from certstream.certs.arrow import SCHEMA
 from certstream.errors import StorageError
@@ -43,6 +44,51 @@ def test_rows_are_inserted_once_and_the_rest_is_counted_as_skipped(tmp_path: Pat
     assert add(committer, B, range(3)) == Committed(3, 0)
     assert held(tmp_path) == {A: list(range(15)), B: [0, 1, 2]}
     assert data_files(tmp_path) == committed_files(tmp_path)
+
+
+class CountingTable(Table):
+    """A table that counts how often it is opened."""
+
+    opened = 0
+
+    def open(self) -> Snapshot | None:
+        self.opened += 1
+        return super().open()
+
+
+def test_a_commit_right_after_a_look_opens_the_table_no_more(tmp_path: Path) -> None:
+    committer = Committer(tmp_path)
+    committer.look()
+    committer.table = table = CountingTable(tmp_path)
+    for start in range(0, 30, 10):
+        table.opened = 0
+        assert committer.look() is committer.look()
+        assert committer.add([written(committer, A, range(start, start + 10))]) == Committed(10, 0)
+        assert table.opened <= 1
+    add(Committer(tmp_path), A, range(30, 40))
+    assert add(committer, A, range(25, 45)) == Committed(5, 15)
+    assert held(tmp_path) == {A: list(range(45))}
+
+
+def test_a_table_that_was_replaced_by_one_of_the_same_version_is_looked_at_again(tmp_path: Path) -> None:
+    committer = Committer(tmp_path)
+    add(committer, A, range(10))
+    before = committer.look().version
+    shutil.rmtree(tmp_path)
+    assert add(Committer(tmp_path), A, range(20, 30)) == Committed(10, 0)
+    assert Committer(tmp_path).look().version == before
+    file = write_file(tmp_path, NATIVE, DATE, rows(A, range(25, 35)), WriteSettings())
+    assert committer.add([file]) == Committed(5, 5)
+    assert held(tmp_path) == {A: list(range(20, 35))}
+
+
+def test_a_table_that_is_gone_since_the_last_look_is_made_anew(tmp_path: Path) -> None:
+    committer = Committer(tmp_path)
+    add(committer, A, range(10))
+    committer.look()
+    shutil.rmtree(tmp_path)
+    assert committer.add(starts={A: 5}).positions == {A: 5}
+    assert held(tmp_path) == {}
 
 
 def test_a_commit_of_nothing_new_leaves_no_version_and_no_file(tmp_path: Path) -> None:

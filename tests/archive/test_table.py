@@ -14,6 +14,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from certstream.archive import table as table_module
 from certstream.archive.datafile import WriteSettings, write_file
+from certstream.archive.deltalake_errors import storage_errors
 from certstream.archive.schema import NATIVE, TableFormat
 from certstream.archive.table import Snapshot, Table, rebuilt_stats
 from certstream.certs.arrow import SCHEMA
@@ -151,8 +152,9 @@ def test_a_full_disk_is_known_by_what_deltalake_says_of_it(reason: str, kind: st
     """The text is the one of a commit on such a disk."""
     arrow = "\x1b[31m↳\x1b[0m"
     text = f"Generic LocalFileSystem error\n    {arrow} Unable to copy data to file\n     {arrow} {reason}\n"
-    error = table_module._storage_error(Path("/srv/main"), OSError(text))
-    assert (error.kind, str(error)) == (kind, f"/srv/main: {reason}")
+    with pytest.raises(StorageError) as caught, storage_errors(Path("/srv/main")):
+        raise OSError(text)
+    assert (caught.value.kind, str(caught.value)) == (kind, f"/srv/main: {reason}")
 
 
 @pytest.mark.parametrize(
