@@ -1,10 +1,12 @@
 """`certstream_state.json`: where the reading of each log stands.
 
-    {"version": 1, "logs": {"<url>": {"current_index": n, "tree_size": n, "last_success": Unix s, "start_index": n}}}
+    {"version": 1, "logs": {"<url>": {"current_index": n, "tree_size": n, "last_success": Unix s, "start_index": n,
+                                      "archive_start": n}}}
 
-`current_index` is the next index to read, `start_index` where following began. Only `current_index` is needed; what
-else stands in the file, fields and logs that nobody asks for, is kept as it is. Beside the file lie `.lock` (who uses
-it), `.prev` (the generation before) and, while it is written, `.tmp`.
+`current_index` is the next index to read, `start_index` where following began, `archive_start` where the archive of a
+log begins, there only as long as the archive's table cannot be relied on to say so. Only `current_index` is needed;
+what else stands in the file, fields and logs that nobody asks for, is kept as it is. Beside the file lie `.lock` (who
+uses it), `.prev` (the generation before) and, while it is written, `.tmp`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from certstream.locks import FileLock
 
 SAVE_INTERVAL_S: Final = 1.0
 _VERSION = 1
-_FIELDS = ("current_index", "tree_size", "last_success", "start_index")
+_FIELDS = ("current_index", "tree_size", "last_success", "start_index", "archive_start")
 
 log = structlog.get_logger(__name__)
 
@@ -129,6 +131,21 @@ class StateStore:
             raise ValueError(f"{url} stands at {known.current_index} and cannot advance to {current_index}")
         self._update(url, current_index=current_index, tree_size=tree_size, last_success=last_success)
 
+    def archive_start(self, url: str) -> int | None:
+        """Return where the archive of a log begins, None where the archive's table says so."""
+        index: int | None = self._logs.get(self._key(url), {}).get("archive_start")
+        return index
+
+    def set_archive_start(self, url: str, index: int | None) -> None:
+        """Record where the archive of a log begins; None once the archive's table says so."""
+        if index == self.archive_start(url):
+            return
+        if index is not None:
+            self._update(url, archive_start=index)
+        else:
+            del self._logs[self._key(url)]["archive_start"]
+            self._note_change()
+
     def _key(self, url: str) -> str:
         base = url.rstrip("/")
         return self._keys.get(base, base)
@@ -140,6 +157,9 @@ class StateStore:
         key = self._key(url)
         self._keys.setdefault(url.rstrip("/"), key)
         self._logs.setdefault(key, {}).update(fields)
+        self._note_change()
+
+    def _note_change(self) -> None:
         self._changes += 1
         self._changed.set()
 

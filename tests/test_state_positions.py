@@ -86,6 +86,23 @@ def test_logs_that_nobody_asks_for_and_unknown_fields_are_kept(path: Path) -> No
     assert after["logs"][URL] == {"current_index": 2, "tree_size": 3, "last_success": 4, "x": [1]}
 
 
+def test_where_the_archive_of_a_log_begins_is_kept_until_its_table_says_so(path: Path) -> None:
+    with opened(path) as store:
+        store.begin(URL, 1_000, 2_000)
+        assert store.archive_start(URL) is None
+        store.set_archive_start(URL + "/", 1_000)
+        store.advance(URL, 1_500, 2_100, 7)
+    with opened(path) as store:
+        assert store.archive_start(URL) == 1_000
+        assert store.position(URL) == LogPosition(1_500, 2_100, 7, 1_000)
+        store.set_archive_start(URL, None)
+        store.set_archive_start("https://other.example.com", None)
+    with opened(path) as store:
+        assert store.archive_start(URL) is None
+    entry = {"current_index": 1_500, "tree_size": 2_100, "last_success": 7, "start_index": 1_000}
+    assert written(path) == {"version": 1, "logs": {URL: entry}}
+
+
 def test_a_log_that_advances_never_goes_back(path: Path) -> None:
     with opened(path) as store:
         store.begin(URL, 10, 20)
@@ -135,6 +152,7 @@ BROKEN = [
     b'{"logs": {"a": {"current_index": 9223372036854775808}}}',
     b'{"logs": {"a": {"current_index": 1, "tree_size": "many"}}}',
     b'{"logs": {"a": {"current_index": 1, "start_index": -3}}}',
+    b'{"logs": {"a": {"current_index": 1, "archive_start": "0"}}}',
 ]
 
 

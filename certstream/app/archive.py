@@ -71,7 +71,10 @@ class ArchiveParts:
         self._live_first = live_first
         self._clock = Clock()
         self.sink = Sink(
-            Committer(main, settings=write_settings(config)), sink_settings(config.delta_sink), metrics.archive
+            Committer(main, settings=write_settings(config)),
+            sink_settings(config.delta_sink),
+            metrics.archive,
+            on_begun=lambda log: state.set_archive_start(log.base_url, None),
         )
         self._http = HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics)
         self._issuers = IssuerCache(self._http)
@@ -131,8 +134,11 @@ class ArchiveParts:
                 await self._clock.sleep(_CRASHED_S)
 
     def take_up(self, log: LogInfo, index: int) -> None:
-        """A log is followed from `index` on."""
-        self.sink.take_up(log, index)
+        """A log is followed from `index` on; until the table says where its archive begins, the state file does."""
+        noted = self._state.archive_start(log.base_url)
+        first = index if noted is None else min(noted, index)
+        self._state.set_archive_start(log.base_url, first)
+        self.sink.take_up(log, index, first)
 
     async def _known(self) -> None:
         """Wait until the archived positions of all logs are known; not for ever, a log may not answer."""

@@ -51,12 +51,17 @@ class Sink:
         settings: SinkSettings,
         metrics: ArchiveMetrics,
         *,
+        on_begun: Callable[[LogInfo], object] = lambda _log: None,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """Commit through `committer`, which then belongs to the sink's thread; `chance` is in [0, 1)."""
+        """Commit through `committer`, which then belongs to the sink's thread; `chance` is in [0, 1).
+
+        `on_begun` is called once for each log, when the table says where its archive stands.
+        """
         self._settings = settings
         self._metrics = metrics
+        self._on_begun = on_begun
         self._wall = wall
         self._chance = chance
         self._flusher = Flusher(committer)
@@ -125,14 +130,15 @@ class Sink:
 
     # What is streamed
 
-    def take_up(self, log: LogInfo, index: int) -> None:
+    def take_up(self, log: LogInfo, index: int, first: int | None = None) -> None:
         """Take up a log, whose entries are streamed from `index` on; without effect for one that is taken up.
 
-        Where the table knows no position of it, the archive begins here. Where the table's position is below `index`,
-        what lies between was streamed before and is `missing`: so take up a log that was read before at once, not only
-        when it has new entries.
+        Where the table knows no position of it, the archive begins at `first`, at most and by default `index`. What
+        lies between the position and `index` was streamed before and is `missing`: so take up a log that was read
+        before at once, not only when it has new entries. Until `on_begun`, where the archive begins is only known
+        here: remember `first`.
         """
-        self._log(log, index)
+        self._log(log, index, first)
 
     async def begin(self, log: LogInfo, index: int) -> None:
         """Take up a log, and wait until its beginning is committed. Cheap where it is: call it before each batch.
@@ -250,10 +256,11 @@ class Sink:
 
     # Committing
 
-    def _log(self, info: LogInfo, index: int) -> ArchivedLog:
+    def _log(self, info: LogInfo, index: int, first: int | None = None) -> ArchivedLog:
         url = info.base_url
         if url not in self._logs:
-            log = self._logs[url] = ArchivedLog(info, index, self._now() + self._settings.begin_wait_s)
+            first = index if first is None else first
+            log = self._logs[url] = ArchivedLog(info, first, index, self._now() + self._settings.begin_wait_s)
             self._metrics.log(info.name).lag_entries.set_function(lambda: log.open().count)
             self._changed.set()
         return self._logs[url]
@@ -353,6 +360,7 @@ class Sink:
         if taken_up:
             missing = self.missing(log.info.base_url).count
             logger.info("archiving log", log=log.info.name, position=position, streamed=log.streamed, missing=missing)
+            self._on_begun(log.info)
 
     def _failed(self, exc: StorageError) -> None:
         self._failures += 1

@@ -44,11 +44,11 @@ class SinkStatus:
 class ArchivedLog:
     """How one followed log stands."""
 
-    def __init__(self, info: LogInfo, first: int, waits_until: float) -> None:
+    def __init__(self, info: LogInfo, first: int, streamed: int, waits_until: float) -> None:
         self.info = info
-        self.first = first  # where this run of the service began
+        self.first = first  # where the archive begins if the table does not say
         self.waits_until = waits_until  # for the table, of the event loop's clock
-        self.streamed = first
+        self.streamed = streamed
         self.archived: int | None = None  # None until the table was asked
         self.settled = Intervals()  # in the table or dropped on purpose, from `archived` on
 

@@ -14,6 +14,7 @@ from certstream.archive.buffer import PackedRows
 from certstream.archive.commit import Committer
 from certstream.archive.sink import Sink
 from certstream.archive.standing import SinkSettings
+from certstream.ct.types import LogInfo
 from certstream.intervals import Intervals
 from certstream.metrics import Metrics
 from tests.archive.archive_support import committed_files, data_files, held, log_info, packed, url
@@ -235,6 +236,23 @@ async def test_an_error_that_nobody_expects_is_a_failure_of_the_archive_and_ends
     assert first["exc_info"] is not None
     assert lines[-1]["event"].startswith("not all rows could be archived")
     assert (lines[-1]["log_level"], lines[-1]["rows"]) == ("warning", 10)
+
+
+async def test_where_the_archive_of_a_log_begins_is_to_be_remembered_until_the_table_says_so(tmp_path: Path) -> None:
+    begun: list[LogInfo] = []
+    (tmp_path / "table").write_bytes(b"")  # a file: there can be no table now
+    async with running(sink(tmp_path / "table", on_begun=begun.append)) as own:
+        own.take_up(A, 600)
+        await own.begin(A, 600)
+        own.take(packed(A, 600, 900))
+        await failing(own)
+    assert begun == []
+    (tmp_path / "table").unlink()
+    async with running(sink(tmp_path / "table", on_begun=begun.append)) as own:
+        own.take_up(A, 900, 600)
+        assert await own.wait_missing(url(0)) == Intervals.of((600, 900))
+        assert positions(tmp_path / "table", url(0)) == [600]
+    assert begun == [A]
 
 
 async def test_closing_gives_up_in_time_and_leaves_the_rest_to_the_next_start(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -271,6 +272,33 @@ async def test_an_archive_that_fails_stops_no_stream_and_loses_nothing(
     assert (await service.health())["archive"]["state"] == "healthy"
     assert await metric(service, "certstream_delta_available") == 1
     assert await metric(service, "certstream_delta_let_go_entries_total") > 0
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+async def test_what_is_streamed_before_the_archive_has_a_beginning_is_archived_once_the_table_is_repaired(
+    tmp_path: Path, start_service: StartService, simulate: Simulate, ending: signal.Signals
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=600, seed=3)
+    server = await simulate(log)
+    delta_log = tmp_path / MAIN / "_delta_log"
+    delta_log.mkdir(parents=True)
+    (delta_log / f"{0:020}.json").write_text("{broken")
+    service = await start_service(archiving(server.infos()))
+    await service.until_following(*server.infos())
+    url = url_of(log, "static")
+    log.grow(300)
+    await eventually(lambda: stands_at(service, url) == 900)
+    assert service.state["logs"][url]["archive_start"] == 600
+    await service.stop(ending)
+    assert service.state["logs"][url]["archive_start"] == 600
+    shutil.rmtree(tmp_path / MAIN)
+    await service.start()
+    await service.until_following(*server.infos())
+    log.grow(100)
+    await eventually(lambda: rows_of(tmp_path / MAIN, url) == list(range(600, 1_000)))
+    await service.stop()
+    assert service.state["logs"][url] == {**service.state["logs"][url], "current_index": 1_000, "start_index": 600}
+    assert "archive_start" not in service.state["logs"][url]
 
 
 async def test_a_table_with_other_columns_stops_the_start_by_their_names(
