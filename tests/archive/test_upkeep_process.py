@@ -59,8 +59,11 @@ async def run(root: Path, settings: UpkeepSettings = NOW) -> UpkeepResult:
 
 def children() -> list[int]:
     """The processes that this one started and that are not gone."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # threads end
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 async def child_of(work: asyncio.Task[UpkeepResult], before: list[int]) -> int:
