@@ -20,6 +20,10 @@ from certstream.archive.schema import PARTITION
 from certstream.archive.table import Snapshot, TableFile
 from certstream.intervals import Intervals
 
+# Application transactions: what of `delta.deletedFileRetentionDuration` is this program's, and what it was before
+_SET: Final = "certstream.retention:set"
+_OWN: Final = "certstream.retention:own"
+_WEEK_HOURS: Final = 168  # also the least that a log knows removed files where a table does not say (Delta protocol)
 _OURS: Final = re.compile(rf"{PARTITION}=[^/]+/(?:{DENSE}|{MIXED})-[^/]+")
 
 log = structlog.get_logger(__name__)
@@ -77,8 +81,28 @@ def keep_from(today: date, days: int) -> date:
         return date.min
 
 
+def retention(committer: Committer, hours: int) -> int:
+    """After how many hours removed files are deleted: so many, or later where the table itself says so.
+
+    The log is made to know them for a week longer, by a commit where the table says less: any checkpoint forgets what
+    is older than that, and nobody would ever delete it. Raises StorageError.
+    """
+    snapshot = committer.look()
+    known = snapshot.remembers_hours()
+    ours = known is not None and known == snapshot.transaction(_SET)
+    own = (snapshot.transaction(_OWN) if ours else known) or 0
+    keep = max(hours, own)
+    wanted = keep + _WEEK_HOURS
+    if (_WEEK_HOURS if known is None else known) < wanted:
+        snapshot.remember_removed(wanted, {_SET: wanted, _OWN: own})
+    return keep
+
+
 def vacuum(root: Path, snapshot: Snapshot, retention_hours: int) -> int:
-    """Delete the files that commits removed longer ago than that; how many there were. Raises StorageError."""
+    """Delete the files that commits removed longer ago than that; how many there were.
+
+    `retention` goes before it, and says how long. Raises StorageError.
+    """
     return _delete(root, snapshot.removed_files(retention_hours))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +33,7 @@ from certstream.intervals import Intervals
 
 _CONFIGURATION: Final = {"delta.dataSkippingStatsColumns": "cert_index,source_url,seen,not_before,not_after"}
 _RETENTION: Final = "delta.deletedFileRetentionDuration"
-_DEFAULT_RETENTION_HOURS: Final = 168  # of that, where a table does not say (Delta protocol)
-_UNIT_HOURS: Final = {"hour": 1, "day": 24, "week": 168}
+_UNIT_S: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 _LAST_CHECKPOINT: Final = "_last_checkpoint"
 _FILES_AT_A_TIME: Final = 1024  # as objects: some KB each
 # Readers that know nothing of these would show rows that are gone, or none of a column
@@ -226,15 +226,24 @@ class Snapshot:
         with storage_errors(self.root / storage.DELTA_LOG):
             self._delta.cleanup_metadata()
 
-    def remember_removed(self, hours: int) -> None:
-        """See to it that the log knows removed files for so long, by a commit where the table says less.
+    def remembers_hours(self) -> int | None:
+        """How long the log knows removed files, None where the table does not say: a week then. Raises StorageError."""
+        with storage_errors(self.root):
+            interval = (self._delta.metadata().configuration or {}).get(_RETENTION)
+        return None if interval is None else _hours(interval)
+
+    def remember_removed(self, hours: int, transactions: Mapping[str, int]) -> None:
+        """Let the log know removed files for so long, by a commit that has these application transactions as well.
 
         Raises StorageError.
         """
         with storage_errors(self.root):
-            if _hours((self._delta.metadata().configuration or {}).get(_RETENTION)) >= hours:
-                return
-            self._delta.alter.set_table_properties({_RETENTION: f"interval {hours} hours"})
+            self._delta.alter.set_table_properties(
+                {_RETENTION: f"interval {hours} hours"},
+                commit_properties=CommitProperties(
+                    app_transactions=[Transaction(app_id, version) for app_id, version in transactions.items()]
+                ),
+            )
             version = self._delta.version()
         self._sync(version)
 
@@ -277,12 +286,10 @@ def _checkpointed(directory: Path) -> int:
         return -1
 
 
-def _hours(interval: str | None) -> float:
+def _hours(interval: str) -> int:
     """A table's retention: `interval 1 week`, `interval 168 hours`; 0 where it is in no such form."""
-    if interval is None:
-        return _DEFAULT_RETENTION_HOURS
-    match = re.fullmatch(r"(?:interval )?([0-9]{1,9}) (hour|day|week)s?", interval.strip(), re.IGNORECASE)
-    return int(match[1]) * _UNIT_HOURS[match[2].lower()] if match else 0
+    match = re.fullmatch(r"(?:interval )?([0-9]{1,12}) ([a-z]+?)s?", interval.strip().lower())
+    return ceil(int(match[1]) * _UNIT_S.get(match[2], 0) / 3600) if match else 0
 
 
 class Table:

@@ -18,7 +18,7 @@ from certstream.archive import storage
 from certstream.archive.commit import Committer
 from certstream.archive.compaction import CancelledError, Compactor, ContentError, Rewritten, UnreadableError
 from certstream.archive.compaction_plan import Batch, Rules, plan
-from certstream.archive.retention import drop_before, keep_from, sweep, vacuum
+from certstream.archive.retention import drop_before, keep_from, retention, sweep, vacuum
 from certstream.archive.table import TableFile
 from certstream.errors import StorageError
 from certstream.locks import FileLock
@@ -138,14 +138,14 @@ class Upkeep:
         return Rewritten(), failure
 
     def _tidy(self, result: UpkeepResult) -> UpkeepResult:
-        """Checkpoint, clean the log, delete files that no version within retention needs."""
-        table, hours = self._committer.table, self._settings.retention_hours
-        self._committer.look().remember_removed(hours)
+        """Delete files that no version within retention needs, checkpoint, clean the log."""
+        root = self._committer.root
+        hours = retention(self._committer, self._settings.retention_hours)
         snapshot = self._committer.look()
+        vacuumed = vacuum(root, snapshot, hours)  # before the checkpoint: on a full disk it makes room for that
+        orphans = sweep(root, snapshot, hours)
         snapshot.checkpoint(_CHECKPOINT_COMMITS)
         snapshot.clean_log()
-        vacuumed = vacuum(table.root, snapshot, hours)
-        orphans = sweep(table.root, snapshot, hours)
         if vacuumed or orphans:
             log.info("unused files deleted", replaced=vacuumed, left_by_crashes=orphans)
         return replace(result, files_vacuumed=vacuumed, orphans_removed=orphans)

@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
+from certstream.archive import table
 from certstream.archive.commit import Committer
 from certstream.archive.dropped import Dropped
 from certstream.archive.retention import DroppedRows, drop_before, keep_from
+from certstream.archive.upkeep import Upkeep
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from tests.archive.archive_support import committed_files, data_files, held, rows
@@ -73,6 +76,26 @@ def removed_file(root: Path) -> tuple[int, str]:
         committer.remove(lambda snapshot: list(snapshot.files()))
         fill(root, range(20, 21), log_url=B)
     return version, old
+
+
+def replaced_ago(root: Path, hours: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let upkeep have replaced three files of others so long ago, and not have come to tidying since."""
+    start = sum(map(len, held(root).values()))
+    for at in range(start, start + 30, 10):
+        append_foreign(root, rows(A, range(at, at + 10), date=OPEN))
+    then_ns = time.time_ns() - round(hours * HOUR_S) * 10**9
+    with monkeypatch.context() as patched:
+        patched.setattr(table, "time", SimpleNamespace(time_ns=lambda: then_ns))
+        patched.setattr(Upkeep, "_tidy", lambda _self, result: result)
+        assert upkeep(root).files_rewritten >= 3
+
+
+def set_retention(root: Path, interval: str) -> None:
+    DeltaTable(root).alter.set_table_properties({RETENTION: interval}, raise_if_not_exists=False)
+
+
+def retention_of(root: Path) -> str | None:
+    return DeltaTable(root).metadata().configuration.get(RETENTION)
 
 
 def test_partitions_older_than_the_days_kept_go_and_are_recorded(tmp_path: Path) -> None:
@@ -197,16 +220,56 @@ def test_a_file_that_a_commit_removed_lately_is_no_orphan_however_old_it_is(tmp_
     assert len(DeltaTable(tmp_path, version=version).to_pyarrow_table()) == 10
 
 
-@pytest.mark.parametrize("known", ["interval 0 seconds", "interval 1 week", "interval 30 days", "for ever"])
-def test_the_log_remembers_removed_files_for_the_retention(tmp_path: Path, known: str) -> None:
+@pytest.mark.parametrize("known", [None, "interval 0 seconds", "interval 1 week", "interval 10 days", "for ever"])
+def test_the_log_remembers_removed_files_a_week_longer_than_the_retention(tmp_path: Path, known: str | None) -> None:
     version, old = removed_file(tmp_path)
-    DeltaTable(tmp_path).alter.set_table_properties({RETENTION: known}, raise_if_not_exists=False)
+    if known is not None:
+        set_retention(tmp_path, known)
     for _ in range(2):
         assert upkeep(tmp_path, retention_hours=400).orphans_removed == 0
+        assert retention_of(tmp_path) == "interval 568 hours"
     assert (tmp_path / old).exists()
     assert len(DeltaTable(tmp_path, version=version).to_pyarrow_table()) == 10
-    wanted = known if known == "interval 30 days" else "interval 400 hours"
-    assert DeltaTable(tmp_path).metadata().configuration[RETENTION] == wanted
+
+
+@pytest.mark.parametrize(
+    ("known", "after_hours"), [("interval 30 days", 720), ("interval 36000 minutes", 600), ("interval 1 week", 168)]
+)
+def test_files_stay_for_as_long_as_their_table_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str, after_hours: int
+) -> None:
+    Committer(tmp_path).look()
+    set_retention(tmp_path, known)
+    replaced_ago(tmp_path, after_hours - 1, monkeypatch)
+    for _ in range(2):
+        assert upkeep(tmp_path, retention_hours=168).files_vacuumed == 0
+    replaced_ago(tmp_path, after_hours + 1, monkeypatch)
+    assert upkeep(tmp_path, retention_hours=168).files_vacuumed == 3
+    assert retention_of(tmp_path) == f"interval {after_hours + 168} hours"
+
+
+def test_what_an_earlier_retention_made_the_log_remember_does_not_keep_files_longer(tmp_path: Path) -> None:
+    fill_mixed(tmp_path, files=3, logs=2, rows_each=10)
+    upkeep(tmp_path, retention_hours=1000)
+    assert upkeep(tmp_path, retention_hours=0).files_vacuumed == 3
+    assert retention_of(tmp_path) == "interval 1168 hours"
+    set_retention(tmp_path, "interval 50 days")  # by its owner, as nothing of ours
+    fill_mixed(tmp_path, files=6, logs=2, rows_each=10)
+    assert upkeep(tmp_path, retention_hours=0).files_vacuumed == 0
+    assert retention_of(tmp_path) == "interval 1368 hours"
+
+
+def test_replaced_files_of_others_go_though_a_checkpoint_came_before_the_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Committer(tmp_path).look()
+    upkeep(tmp_path)  # before that, a table forgets what it removed after a week
+    replaced_ago(tmp_path, 169, monkeypatch)
+    DeltaTable(tmp_path).create_checkpoint()
+    assert len(data_files(tmp_path)) == 4
+    assert upkeep(tmp_path, retention_hours=168).files_vacuumed == 3
+    assert data_files(tmp_path) == committed_files(tmp_path)
+    assert held(tmp_path) == {A: list(range(30))}
 
 
 def test_the_log_is_cleaned_behind_a_checkpoint(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_full_disk_is_known_by_what_deltalake_says_of_it(reason: str, kind: st
         lambda snapshot: snapshot.commit([], {"x": 1}),
         lambda snapshot: snapshot.checkpoint(0),
         lambda snapshot: snapshot.clean_log(),
-        lambda snapshot: snapshot.remember_removed(1_000),
+        lambda snapshot: snapshot.remember_removed(1_000, {}),
         lambda snapshot: snapshot.removed_files(1_000),
         lambda snapshot: snapshot.unknown_files(1_000),
     ],
