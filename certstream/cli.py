@@ -1,176 +1,43 @@
-"""The command line: flags → what to do → exit code. Results go to stdout, everything else to stderr."""
+"""The command line: flags → what to do → exit code. Results go to stdout, everything else to stderr.
+
+Both ways in, `certstream` and `python -m certstream`, load this module before `main` can note signals: it loads what it
+needs only then.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Final, Literal, NoReturn, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final
 
-import structlog
+from certstream.starting import InterruptedStartError, Start
 
-from certstream import __version__
-from certstream.config import LoadedConfig, effective_yaml, load_config
-from certstream.config.archive import checked_table_path
-from certstream.errors import ConfigError, StateError, StorageError
-from certstream.logging_setup import setup_logging
-from certstream.signals import interrupting
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
-Command: TypeAlias = Literal["backfill", "merge", "maintain"]
-COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
+    from certstream.config import LoadedConfig
+    from certstream.flags import Command
 
-_MODES: Final = (*COMMANDS, "demo", "validate_config")  # at most one of them; none is the service
-_MERGE_NEEDS_STAGING: Final = "Error: --merge requires --staging-path <PATH>"
-# Exit codes where a signal came before the work began: a command's own for being interrupted, else that of shells
-_INTERRUPTED: Final[dict[Command | None, int]] = {"backfill": 0, "merge": 1, "maintain": 1, None: 130}
-_LAST_INDEX: Final = (1 << 63) - 1  # an archived index is a signed 64-bit integer
-
-_EPILOG: Final = """\
-examples:
-  certstream
-      follow the logs and serve them; archive them too, if delta_sink is on
-  certstream --demo
-      the same with two simulated logs
-  certstream --backfill --dry-run
-      show what the archive does not have yet, and fetch nothing
-  certstream --backfill --staging-path ./data/staging
-      fetch that into a table of its own
-  certstream --merge --staging-path ./data/staging
-      take that table over into the archive, and delete it
-  certstream --backfill --from 0 --logs argon2026h2
-      fetch all that is missing of some logs, straight into the archive
-  certstream --maintain
-      rewrite the small files of the archive, and delete what is out of date
-
-Options come from the file; CERTSTREAM_* variables go before it. config.yaml
-names them all.
-
-exit codes: 0 done, or a backfill was interrupted, and the next one goes on;
-1 the operator must act, as stderr says, or --merge or --maintain was
-interrupted; 130 and 143 a second Ctrl+C or SIGTERM, which leaves at once"""
-
-log = structlog.get_logger(__name__)
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a mistake in the flags is a ConfigError: exit 1 and one line, instead of exit 2 and the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message} (see {self.prog} --help)")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="certstream",
-        description="Certificate Transparency logs as a live WebSocket and SSE stream, and as a Delta table.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config",
-        type=_path,
-        metavar="PATH",
-        help="the configuration file (default: CERTSTREAM_CONFIG, else config.yaml, config.yml or "
-        "/etc/certstream/config.yaml where there is one)",
-    )
-    parser.add_argument("--demo", action="store_true", help="stream two simulated logs; needs no network")
-    parser.add_argument(
-        "--validate-config",
-        action="store_true",
-        help="check the configuration and print what is in effect, secrets masked; start nothing",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="serve, but connect to no log; with --backfill: print what it would fetch, and end",
-    )
-    parser.add_argument("--version", action="version", version=f"certstream-server {__version__}")
-    _add_archive_flags(parser)
-    return parser
-
-
-def _add_archive_flags(parser: _Parser) -> None:
-    group = parser.add_argument_group("archive", "commands that end when they are done; a service may run meanwhile")
-    group.add_argument("--backfill", action="store_true", help="fetch the entries that delta_sink.table_path misses")
-    group.add_argument(
-        "--merge", action="store_true", help="take over what the archive misses from --staging-path, then delete that"
-    )
-    group.add_argument("--maintain", action="store_true", help="do one pass of the archive's upkeep now")
-    group.add_argument(
-        "--staging-path",
-        type=_table_path,
-        metavar="PATH",
-        help="a table beside the archive: --backfill fetches into it, --merge takes it over",
-    )
-    group.add_argument(
-        "--from",
-        type=_index,
-        dest="start",
-        metavar="N",
-        help="with --backfill: all that is missing from index N on (default: from where a log's archive begins)",
-    )
-    group.add_argument(
-        "--logs", type=_text, metavar="TEXT", help="with --backfill: only logs with TEXT in their name or URL"
-    )
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("needs the path of a file")
-    return Path(text)
-
-
-def _table_path(text: str) -> str:
-    try:
-        return checked_table_path(text)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from exc
-
-
-def _index(text: str) -> int:
-    if not re.fullmatch(r"0|[1-9][0-9]{0,18}", text) or int(text) > _LAST_INDEX:
-        raise argparse.ArgumentTypeError(f"must be an integer from 0 to {_LAST_INDEX}")
-    return int(text)
-
-
-def _text(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must be a part of a log's name or URL")
-    return text
-
-
-def _check(parser: _Parser, flags: argparse.Namespace) -> None:
-    """Refuse flags that do not go together; ConfigError."""
-    modes = [f"--{mode.replace('_', '-')}" for mode in _MODES if getattr(flags, mode)]
-    if len(modes) > 1:
-        parser.error(f"{' and '.join(modes)} do not go together")
-    for name, value in (("--from", flags.start), ("--logs", flags.logs)):
-        if value is not None and not flags.backfill:
-            parser.error(f"{name} needs --backfill")
-    if flags.staging_path is not None and not (flags.backfill or flags.merge):
-        parser.error("--staging-path needs --backfill or --merge")
-    if flags.dry_run and (flags.merge or flags.maintain):
-        parser.error(f"--dry-run does not go with {modes[0]}")
-    if flags.merge and flags.staging_path is None:
-        raise ConfigError(_MERGE_NEEDS_STAGING)
+# Where a signal came before a command's work began: its own exit code for being interrupted
+_INTERRUPTED: Final[dict[Command, int]] = {"backfill": 0, "merge": 1, "maintain": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 when all went well, 1 where the operator must act."""
+    with Start() as start:
+        return _main(argv, start)
+
+
+def _main(argv: Sequence[str] | None, start: Start) -> int:
+    from certstream.errors import ConfigError, StateError, StorageError
+    from certstream.flags import parse_flags
+
     command: Command | None = None
     try:
-        parser = _parser()
-        flags = parser.parse_args(argv)
-        _check(parser, flags)
-        command = next((name for name in COMMANDS if getattr(flags, name)), None)
-        if command is None:
-            return _serve(flags)
-        with interrupting():
-            return _run_command(command, flags)
+        flags = parse_flags(argv)
+        command = flags.command
+        return _serve(flags, start) if command is None else _run_command(command, flags, start)
     except ConfigError as exc:
         for mistake in exc.mistakes:
             print(mistake, file=sys.stderr)
@@ -178,37 +45,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(" ".join(str(exc).split()), file=sys.stderr)  # a store's own words may have several lines
     except SystemExit as exc:  # --help and --version
         return exc.code if isinstance(exc.code, int) else 0
-    except KeyboardInterrupt:
-        if command is not None:
-            print(f"certstream: {command} interrupted", file=sys.stderr)
+    except InterruptedStartError:
+        assert command is not None
+        print(f"certstream: {command} interrupted", file=sys.stderr)
         return _INTERRUPTED[command]
     return 1
 
 
-def _serve(flags: argparse.Namespace) -> int:
+def _serve(flags: argparse.Namespace, start: Start) -> int:
+    from certstream.config import effective_yaml
+
     loaded = _load(flags)
     if flags.validate_config:
         print(effective_yaml(loaded.config), end="")
         return 0
     from certstream.app import run  # the whole service, which checking a configuration does not need
 
+    if start.ending is not None:
+        _log().info("signal received, nothing is started", signal=start.ending.name)
+        return 0
     return run(loaded, dry_run=flags.dry_run, demo=flags.demo)
 
 
-def _run_command(command: Command, flags: argparse.Namespace) -> int:
+def _run_command(command: Command, flags: argparse.Namespace, start: Start) -> int:
     loaded = _load(flags)
+    start.check()
     from certstream.app.commands import backfill, maintain, merge  # and the libraries of the archive
 
-    if command == "backfill":
-        return backfill(
-            loaded, staging_path=flags.staging_path, start=flags.start, logs=flags.logs, dry_run=flags.dry_run
-        )
-    if command == "merge":
-        return merge(loaded, staging_path=flags.staging_path)
-    return maintain(loaded)
+    with start.interrupting():
+        if command == "backfill":
+            return backfill(
+                loaded, staging_path=flags.staging_path, start=flags.start, logs=flags.logs, dry_run=flags.dry_run
+            )
+        if command == "merge":
+            return merge(loaded, staging_path=flags.staging_path)
+        return maintain(loaded)
 
 
 def _load(flags: argparse.Namespace) -> LoadedConfig:
+    from certstream.config import load_config
+    from certstream.logging_setup import setup_logging
+
     loaded = load_config(flags.config, os.environ)
     setup_logging(loaded.config.log_level, loaded.config.log_format)
     _report(loaded)
@@ -216,8 +93,15 @@ def _load(flags: argparse.Namespace) -> LoadedConfig:
 
 
 def _report(loaded: LoadedConfig) -> None:
+    log = _log()
     log.info("configuration read", file=str(loaded.path) if loaded.path else None)
     if loaded.ignored:
         log.warning("options without meaning in this version", options=", ".join(loaded.ignored))
     for warning in loaded.warnings:
         log.warning("configuration", note=warning)
+
+
+def _log() -> Any:
+    import structlog
+
+    return structlog.get_logger(__name__)

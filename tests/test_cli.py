@@ -40,6 +40,14 @@ def _clean_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     structlog.reset_defaults()
 
 
+@pytest.fixture
+def default_hang_up() -> Iterator[None]:
+    """SIGHUP as it is without nohup, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 class Service:
     """Stands where certstream.app and its commands do, and notes what it was asked to run."""
 
@@ -261,22 +269,20 @@ def test_what_the_operator_must_act_on_is_one_line_and_exit_1(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([], 130), (["--demo"], 130), *zip(COMMANDS, (0, 1, 1), strict=True)])
-def test_an_interrupt_before_the_work_began_is_that_modes_exit_code(
-    service: Service, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.usefixtures("default_hang_up")
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(("arguments", "code"), [*zip(COMMANDS, (0, 1, 1), strict=True)])
+def test_a_signal_before_a_commands_work_began_is_its_exit_code_for_being_interrupted(
+    service: Service, capsys: pytest.CaptureFixture[str], number: signal.Signals, arguments: list[str], code: int
 ) -> None:
-    service.fails(KeyboardInterrupt())
-    assert main(arguments) == code
-    said = [f"certstream: {arguments[0][2:]} interrupted"] if arguments in COMMANDS else []
-    assert capsys.readouterr().err.splitlines()[1:] == said
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_every_signal_interrupts_a_command_and_handlers_are_as_before(service: Service, number: signal.Signals) -> None:
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    before = [signal.getsignal(each) for each in SIGNALS]
     service.then = lambda: signal.raise_signal(number)
-    assert main(["--merge", "--staging-path", "s"]) == 1
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    assert main(arguments) == code
+    assert capsys.readouterr().err.splitlines()[1:] == [f"certstream: {arguments[0][2:]} interrupted"]
+    assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
 def test_every_example_of_the_help_is_a_command_line_that_runs(

@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": {"errors"},
     "certs": {"errors", "ct"},
     "metrics": {"errors"},
-    "signals": {"errors"},
+    "starting": set(),
+    "signals": {"starting"},
     "config": {"errors", "ct"},
     "logging_setup": {"errors", "config"},
     "state": {"errors", "locks"},
@@ -39,7 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archive": {*_DECODING, "intervals", "locks", "metrics", "progress"},
     "simulator": _DECODING,
     "app": {*_SERVICE, *_ARCHIVE},
-    "cli": {*_SERVICE, *_ARCHIVE, "app"},
+    "flags": {"errors", "config"},
+    "cli": {*_SERVICE, *_ARCHIVE, "app", "flags", "starting"},
     "__main__": {"cli"},
 }
 PURE = ("ct", "certs", "intervals", "backfill.planner")

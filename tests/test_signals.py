@@ -17,17 +17,19 @@ from typing import Self
 import pytest
 import uvloop
 
-from certstream.signals import Signals, interrupting
+from certstream.signals import Signals
+from certstream.starting import Start
 
 ROOT = Path(__file__).parent.parent
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 30.0
 
-# Waits for `stop`, unless told otherwise. What it prints, in this order: early, before, ready, hang-up, stopped, again,
-# left, ending, interrupted
+# Waits for `stop`, unless told otherwise. What it prints, in this order: noting, noted, early, before, ready, hang-up,
+# stopped, again, left, ending, interrupted
 CHILD = """
 import asyncio, atexit, contextlib, signal, sys, structlog, uvloop
-from certstream.signals import Signals, interrupting
+from certstream.signals import Signals
+from certstream.starting import Start
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 words = set(sys.argv[1:])
 if "nohup" in words:
@@ -65,7 +67,14 @@ async def work():
         sys.stdin.readline()
 
 try:
-    with interrupting() if "command" in words else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        start = stack.enter_context(Start()) if words & {"start", "command"} else None
+        if "noting" in words:
+            say("noting")
+            sys.stdin.readline()
+            say("noted")
+        if "command" in words:
+            stack.enter_context(start.interrupting())
         if "early" in words:
             say("early")
             sys.stdin.readline()
@@ -106,6 +115,12 @@ class Child:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
+    def goes_on(self) -> None:
+        """Let it read a line, for which it waits."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def end(self) -> tuple[int, str]:
         """Exit code, and what it said until then."""
         said, _ = self.process.communicate("\n")
@@ -118,7 +133,7 @@ def start() -> Iterator[Callable[..., Child]]:
         yield lambda *words: stack.enter_context(Child(*words))
 
 
-Start = Callable[..., Child]
+Started = Callable[..., Child]
 
 
 @pytest.fixture
@@ -143,7 +158,7 @@ async def test_the_first_end_signal_sets_stop(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_end_signal_leaves_at_once(start: Start, first: signal.Signals, second: signal.Signals) -> None:
+def test_a_second_end_signal_leaves_at_once(start: Started, first: signal.Signals, second: signal.Signals) -> None:
     child = start("stays")
     child.says("ready")
     child.send(first)
@@ -198,7 +213,7 @@ async def test_a_hang_up_ends_a_command() -> None:
     assert calls == []
 
 
-def test_hang_ups_before_the_first_end_signal_do_not_count_as_one(start: Start) -> None:
+def test_hang_ups_before_the_first_end_signal_do_not_count_as_one(start: Started) -> None:
     child = start("ends", "stays")
     child.says("ready")
     child.send(signal.SIGHUP)
@@ -211,7 +226,7 @@ def test_hang_ups_before_the_first_end_signal_do_not_count_as_one(start: Start) 
 
 
 @pytest.mark.parametrize("words", [("nohup", "ends"), ("nohup",)])
-def test_under_nohup_a_hang_up_ends_nothing(start: Start, words: tuple[str, ...]) -> None:
+def test_under_nohup_a_hang_up_ends_nothing(start: Started, words: tuple[str, ...]) -> None:
     child = start(*words)
     child.says("ready")
     child.send(signal.SIGHUP)
@@ -219,7 +234,7 @@ def test_under_nohup_a_hang_up_ends_nothing(start: Start, words: tuple[str, ...]
     assert child.end() == (0, "stopped\nleft\n")
 
 
-def test_under_nohup_a_hang_up_calls_back(start: Start) -> None:
+def test_under_nohup_a_hang_up_calls_back(start: Started) -> None:
     child = start("nohup", "callback")
     child.says("ready")
     child.send(signal.SIGHUP)
@@ -299,14 +314,14 @@ async def test_leaving_restores_what_was_before() -> None:
     with Signals():
         pass
     assert [signal.getsignal(number) for number in ALL] == before
-    with interrupting():
+    with Start() as start, start.interrupting():
         pass
     assert [signal.getsignal(number) for number in ALL] == before
 
 
 @pytest.mark.parametrize("number", ALL)
 @pytest.mark.parametrize("when", ["early", "before"])
-def test_a_signal_before_a_commands_work_is_an_interrupt(start: Start, number: signal.Signals, when: str) -> None:
+def test_a_signal_before_a_commands_work_is_an_interrupt(start: Started, number: signal.Signals, when: str) -> None:
     child = start("command", when)
     child.says(when)
     child.send(number)
@@ -314,15 +329,82 @@ def test_a_signal_before_a_commands_work_is_an_interrupt(start: Start, number: s
     assert child.end() == (3, "")
 
 
-def test_under_nohup_a_hang_up_before_a_commands_work_is_ignored(start: Start) -> None:
-    child = start("command", "early", "nohup", "done")
+def test_under_nohup_a_hang_up_before_a_commands_work_is_ignored(start: Started) -> None:
+    child = start("command", "noting", "early", "nohup", "done")
+    child.says("noting")
+    child.send(signal.SIGHUP)
+    child.goes_on()
+    child.says("noted")
     child.says("early")
     child.send(signal.SIGHUP)
     assert child.end() == (0, "ready\nleft\n")
 
 
 @pytest.mark.parametrize("number", ALL)
-def test_a_signal_after_a_commands_work_does_not_change_its_outcome(start: Start, number: signal.Signals) -> None:
+def test_a_signal_while_a_command_loads_is_an_interrupt_afterwards(start: Started, number: signal.Signals) -> None:
+    child = start("command", "noting")
+    child.says("noting")
+    child.send(number)
+    assert child.end() == (3, "noted\ninterrupted\n")
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM]])
+def test_a_signal_while_the_service_loads_ends_it_afterwards(start: Started, numbers: list[signal.Signals]) -> None:
+    child = start("start", "noting")
+    child.says("noting")
+    for number in numbers:
+        child.send(number)
+    assert child.end() == (0, "noted\nready\nstopped\nleft\n")
+
+
+def test_a_second_signal_while_it_loads_leaves_at_once(start: Started) -> None:
+    child = start("start", "noting")
+    child.says("noting")
+    child.send(signal.SIGINT)
+    child.send(signal.SIGTERM)
+    assert child.process.wait() == 128 + signal.SIGTERM
+
+
+def test_a_second_signal_after_one_that_came_while_it_loaded_leaves_at_once(start: Started) -> None:
+    child = start("start", "noting", "stays")
+    child.says("noting")
+    child.send(signal.SIGINT)
+    child.goes_on()
+    for word in ("noted", "ready", "stopped"):
+        child.says(word)
+    child.send(signal.SIGTERM)
+    assert child.process.wait() == 128 + signal.SIGTERM
+
+
+def test_a_hang_up_while_the_service_loads_calls_back_afterwards(start: Started) -> None:
+    child = start("start", "noting", "callback")
+    child.says("noting")
+    child.send(signal.SIGHUP)
+    child.goes_on()
+    for word in ("noted", "ready", "hang-up"):
+        child.says(word)
+    child.send(signal.SIGTERM)
+    assert child.end() == (0, "stopped\nleft\n")
+
+
+def test_a_terminal_that_goes_while_the_service_loads_ends_it() -> None:
+    with TerminalChild("start", "noting", "callback") as child:
+        assert child.said.readline() == "noting\n"
+        child.hang_up()
+        assert child.end() == (0, "noted\nready\nstopped\nleft\n")
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_signal_after_the_services_work_does_not_change_its_outcome(start: Started, number: signal.Signals) -> None:
+    child = start("start", "done", "late")
+    child.says("ready")
+    child.says("left")
+    child.send(number)
+    assert child.end() == (0, "")
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_signal_after_a_commands_work_does_not_change_its_outcome(start: Started, number: signal.Signals) -> None:
     child = start("command", "done", "late")
     child.says("ready")
     child.says("left")
@@ -331,7 +413,7 @@ def test_a_signal_after_a_commands_work_does_not_change_its_outcome(start: Start
 
 
 @pytest.mark.parametrize("number", ALL)
-def test_a_signal_while_a_commands_interpreter_ends_does_not_either(start: Start, number: signal.Signals) -> None:
+def test_a_signal_while_a_commands_interpreter_ends_does_not_either(start: Started, number: signal.Signals) -> None:
     child = start("command", "done", "end")
     for word in ("ready", "left", "ending"):
         child.says(word)
@@ -339,7 +421,7 @@ def test_a_signal_while_a_commands_interpreter_ends_does_not_either(start: Start
     assert child.end() == (0, "")
 
 
-def test_a_second_signal_after_a_commands_work_still_leaves_at_once(start: Start) -> None:
+def test_a_second_signal_after_a_commands_work_still_leaves_at_once(start: Started) -> None:
     child = start("command", "late", "ends")
     child.says("ready")
     child.send(signal.SIGTERM)
