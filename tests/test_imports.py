@@ -107,7 +107,8 @@ print(*sorted({"pyarrow", "deltalake"} & set(sys.modules)))
 
 
 # Of `app`, what is loaded with an archive alone
-WITH_ARCHIVE = {f"certstream.app.{name}" for name in ("archive", "backfill", "commands", "jobs", "merge", "upkeep")}
+_APP_WITH_ARCHIVE = ("archive", "backfill", "commands", "jobs", "merge", "reread", "upkeep")
+WITH_ARCHIVE = {f"certstream.app.{name}" for name in _APP_WITH_ARCHIVE}
 
 
 def test_streaming_loads_neither_pyarrow_nor_deltalake() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final, Self
@@ -16,17 +15,14 @@ import structlog
 
 from certstream.app.backfill import Ceiling, Tables, backfill_fetch_settings, retry_settings, write_settings
 from certstream.app.jobs import Jobs
+from certstream.app.reread import Rereader
 from certstream.app.settings import log_client
 from certstream.app.upkeep import UpkeepTask
-from certstream.archive.buffer import PackedRows
 from certstream.archive.commit import Committer
 from certstream.archive.sink import Sink
 from certstream.archive.staging import check_staging
 from certstream.archive.standing import SinkSettings
 from certstream.archive.storage import local_path
-from certstream.backfill.fetch import LogFetcher
-from certstream.backfill.planner import LogPlan
-from certstream.certs.batch import decode
 from certstream.client.base import LogClient, ReadSettings
 from certstream.client.clock import Clock
 from certstream.client.http import HttpClient
@@ -68,7 +64,6 @@ class ArchiveParts:
         self._config = config
         self._logs = logs
         self._state = state
-        self._live_first = live_first
         self._clock = Clock()
         self.sink = Sink(
             Committer(main, settings=write_settings(config)),
@@ -78,7 +73,7 @@ class ArchiveParts:
         )
         self._http = HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics)
         self._issuers = IssuerCache(self._http)
-        self._packer = ThreadPoolExecutor(1, thread_name_prefix="reread")
+        self._rereader = Rereader(self.sink, self._client, retry_settings(config.ct_log), hold=live_first)
         self.jobs = Jobs(
             config, Tables(main, staging), logs, metrics, ready=self._known, ceilings=self._ceilings, hold=live_first
         )
@@ -89,7 +84,7 @@ class ArchiveParts:
     async def __aenter__(self) -> Self:
         """Open the table. Raises TableError where it is not ours to continue."""
         async with AsyncExitStack() as parts:
-            parts.callback(self._packer.shutdown, wait=False, cancel_futures=True)
+            parts.callback(self._rereader.close)
             await parts.enter_async_context(self._http)
             await parts.enter_async_context(self.sink)
             self._parts = parts.pop_all()
@@ -121,7 +116,7 @@ class ArchiveParts:
             group.create_task(self._again_and_again(self.sink.run), name="archive:sink")
             group.create_task(self._again_and_again(self._upkeep.run), name="archive:upkeep")
             for log in self._logs:
-                reread = partial(self._reread, log)
+                reread = partial(self._rereader.run, log)
                 group.create_task(self._again_and_again(reread), name=f"archive:reread:{log.name}")
 
     async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -157,33 +152,9 @@ class ArchiveParts:
                 ceilings[log.base_url] = Ceiling(archived, None if position is None else position.start_index)
         return ceilings
 
-    async def _reread(self, log: LogInfo) -> None:
-        """Read again, for the archive only, what was streamed and is not archived."""
+    def _client(self, log: LogInfo) -> LogClient:
         reading = ReadSettings(self._config.ct_log.batch_size, self._config.backfill.fetch_concurrency)
-        retry = retry_settings(self._config.ct_log)
-        while True:
-            missing = await self.sink.wait_missing(log.base_url)
-            client: LogClient = log_client(self._http, log, self._issuers, reading)
-            fetcher = LogFetcher(
-                LogPlan(log, missing),
-                client,
-                self._take_again,
-                settings=retry,
-                hold=self._live_first,
-                clock=self._clock,
-            )
-            await fetcher.read()
-            if len(self.sink.missing(log.base_url) & missing):  # the log did not give it, or it makes no rows
-                await self._clock.sleep(retry.max_s)
-
-    async def _take_again(self, batch: EntryBatch) -> None:
-        loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._packer, self._packed, batch, self._clock.wall())
-        if rows is not None:
-            await self.sink.take_again(rows)
-
-    def _packed(self, batch: EntryBatch, seen_s: float) -> PackedRows | None:
-        return self.sink.pack(decode(batch, seen_s))
+        return log_client(self._http, log, self._issuers, reading)
 
     def health(self) -> ArchiveHealth:
         """How the archive is doing."""

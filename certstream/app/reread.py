@@ -1,0 +1,115 @@
+"""Reading again, for the archive only, what was streamed and is not archived."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final
+
+from certstream.archive.buffer import PackedRows
+from certstream.archive.sink import Sink
+from certstream.backfill.fetch import Hold, LogFetcher, RetrySettings
+from certstream.backfill.planner import LogPlan
+from certstream.certs.batch import decode
+from certstream.client.base import LogClient
+from certstream.client.clock import Clock
+from certstream.ct.types import EntryBatch, LogInfo, cut_batch
+from certstream.live.tailer import PART_BYTES
+
+_LOGS: Final = 2  # that are read at a time: each has entries in flight, in decoding and waiting for room
+
+
+class Rereader:
+    """Reads again what the sink misses of any number of logs, few of them at a time.
+
+    They take turns, a work item each; none keeps its turn while it backs off. In memory are, of each log whose turn it
+    is, what its client has in flight, a batch and the rows of a part of it.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        client: Callable[[LogInfo], LogClient],
+        retry: RetrySettings,
+        *,
+        hold: Hold,
+        clock: Clock | None = None,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        """`hold` is awaited before each work item; batches are taken in parts of `part_bytes`."""
+        self._sink = sink
+        self._client = client
+        self._retry = retry
+        self._hold = hold
+        self._clock = clock or Clock()
+        self._part_bytes = part_bytes
+        self._turns = asyncio.Semaphore(_LOGS)
+        self._packer = ThreadPoolExecutor(1, thread_name_prefix="reread")
+
+    def close(self) -> None:
+        """Let the thread end; what it has in hand is dropped."""
+        self._packer.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, log: LogInfo) -> None:
+        """Read a log again whenever something of it is missing, until cancelled."""
+        while True:
+            missing = await self._sink.wait_missing(log.base_url)
+            turn = _Turn(self._turns, self._hold, self._clock)
+            fetcher = LogFetcher(
+                LogPlan(log, missing),
+                self._client(log),
+                self._take_again,
+                settings=self._retry,
+                hold=turn.take,
+                clock=turn.clock,
+            )
+            try:
+                await fetcher.read()
+            finally:
+                turn.give_back()
+            if len(self._sink.missing(log.base_url) & missing):  # the log did not give it, or it makes no rows
+                await self._clock.sleep(self._retry.max_s)
+
+    async def _take_again(self, batch: EntryBatch) -> None:
+        loop = asyncio.get_running_loop()
+        for part in cut_batch(batch, self._part_bytes):
+            rows = await loop.run_in_executor(self._packer, self._packed, part, self._clock.wall())
+            if rows is not None:
+                await self._sink.take_again(rows)
+
+    def _packed(self, batch: EntryBatch, seen_s: float) -> PackedRows | None:
+        return self._sink.pack(decode(batch, seen_s))
+
+
+class _Turn:
+    """One log's turn: taken anew before each work item, and given back while the log is waited for."""
+
+    def __init__(self, turns: asyncio.Semaphore, hold: Hold, clock: Clock) -> None:
+        self._turns = turns
+        self._hold = hold
+        self._wait = clock.sleep
+        self._is_mine = False
+        self.clock = replace(clock, sleep=self._sleep)  # for whoever works in this turn
+
+    async def take(self) -> None:
+        self.give_back()
+        await self._hold()
+        await self._take()
+
+    async def _take(self) -> None:
+        await self._turns.acquire()
+        self._is_mine = True
+
+    def give_back(self) -> None:
+        if self._is_mine:
+            self._is_mine = False
+            self._turns.release()
+
+    async def _sleep(self, delay_s: float) -> None:
+        was_mine = self._is_mine
+        self.give_back()
+        await self._wait(delay_s)
+        if was_mine:
+            await self._take()
