@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -103,12 +103,9 @@ class Buffer:
         for lane in self._lanes:
             lane.put_back()
 
-    def spans(self) -> dict[str, Intervals]:
-        """The indices held of each log, by URL."""
-        borders: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for rows in chain(*self._lanes):
-            borders[rows.url].append((rows.start, rows.stop))
-        return {url: Intervals.of(*pairs) for url, pairs in borders.items()}
+    def held(self, url: str) -> Intervals:
+        """The indices held of a log; costs what its gaps do, however many batches there are."""
+        return Intervals.of(*self.live.runs(url), *self.again.runs(url))
 
 
 class Lane:
@@ -123,6 +120,7 @@ class Lane:
         self._cap_bytes = cap_bytes
         self._waiting: deque[PackedRows] = deque()
         self._in_hand: list[PackedRows] = []
+        self._runs: dict[str, list[tuple[int, int]]] = {}  # of each log: what is held, adjacent batches as one
 
     def __iter__(self) -> chain[PackedRows]:
         return chain(self._in_hand, self._waiting)
@@ -134,6 +132,7 @@ class Lane:
     def add(self, rows: PackedRows) -> None:
         """Append rows, for which there is room."""
         self._waiting.append(rows)
+        self._join(rows)
         self._count((rows,), 1)
         self._count_waiting((rows,), 1)
 
@@ -150,6 +149,7 @@ class Lane:
         """What is in hand is done with."""
         self._count(self._in_hand, -1)
         self._in_hand = []
+        self._join_all()
 
     def put_back(self) -> None:
         """What is in hand waits again, before all else."""
@@ -163,7 +163,24 @@ class Lane:
         self._count(self._waiting, -1)
         self._count_waiting(self._waiting, -1)
         self._waiting.clear()
+        self._join_all()
         return dropped
+
+    def runs(self, url: str) -> Sequence[tuple[int, int]]:
+        """What is held of a log as half-open spans, in the order in which it came."""
+        return self._runs.get(url, ())
+
+    def _join(self, rows: PackedRows) -> None:
+        runs = self._runs.setdefault(rows.url, [])
+        if runs and runs[-1][1] == rows.start:
+            runs[-1] = runs[-1][0], rows.stop
+        else:
+            runs.append((rows.start, rows.stop))
+
+    def _join_all(self) -> None:
+        self._runs = {}
+        for rows in self:
+            self._join(rows)
 
     def _count(self, many: Sequence[PackedRows], sign: int) -> None:
         self.rows += sign * sum(len(rows) for rows in many)

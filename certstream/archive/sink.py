@@ -13,7 +13,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self, TypeVar, TypeVarTuple
 
@@ -184,13 +184,9 @@ class Sink:
     def missing(self, url: str) -> Intervals:
         """What is to be read again of a log: streamed, and neither archived, dropped on purpose nor in the buffer."""
         log = self._logs.get(url)
-        return self._missing(log, self._buffer.spans()) if log else Intervals()
-
-    @staticmethod
-    def _missing(log: ArchivedLog, buffered: Mapping[str, Intervals]) -> Intervals:
-        if log.archived is None:
+        if log is None or log.archived is None:
             return Intervals()
-        return log.open() - buffered.get(log.info.base_url, Intervals())
+        return log.open() - self._buffer.held(url)
 
     async def wait_archived(self, url: str) -> None:
         """Wait until the archived position of a log is known."""
@@ -237,7 +233,6 @@ class Sink:
 
     def status(self) -> SinkStatus:
         """Say how the archive is doing."""
-        buffered = self._buffer.spans()
         return SinkStatus(
             state="failing" if self.is_failing else "healthy",
             last_error=self._last_error,
@@ -245,7 +240,6 @@ class Sink:
             buffered_rows=self._buffer.rows,
             buffered_bytes=self._buffer.size_bytes,
             lag_entries=sum(log.open().count for log in self._logs.values()),
-            missing_entries=sum(self._missing(log, buffered).count for log in self._logs.values()),
             free_disk_bytes=self._free_bytes,
         )
 

@@ -37,7 +37,6 @@ class SinkStatus:
     buffered_rows: int
     buffered_bytes: int
     lag_entries: int  # streamed and not in the table, of all logs
-    missing_entries: int  # of these, to be read again
     free_disk_bytes: int | None
 
 

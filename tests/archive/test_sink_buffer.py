@@ -60,7 +60,7 @@ def test_a_part_of_a_full_buffer_is_drawn_at_a_time_so_that_room_is_left() -> No
     assert len(buffer.draw()) == 10
     assert buffer.live.let_go() == 20
     assert buffer.live.has_room(part(30, 31))
-    assert buffer.spans() == {A.base_url: Intervals.of((0, 10))}
+    assert buffer.held(A.base_url) == Intervals.of((0, 10))
 
 
 def test_rows_read_again_have_room_of_their_own() -> None:
@@ -73,7 +73,7 @@ def test_rows_read_again_have_room_of_their_own() -> None:
     buffer.live.add(part(50, 51, 2500))
     assert not buffer.live.has_room(part(51, 52, 2500))
     assert buffer.live.let_go() == 1
-    assert buffer.spans() == {A.base_url: Intervals.of((0, 10))}
+    assert buffer.held(A.base_url) == Intervals.of((0, 10))
 
 
 def test_the_only_batch_of_its_kind_has_room_however_large() -> None:
@@ -92,7 +92,7 @@ def test_counts_are_those_of_the_rows_that_are_held(steps: list[str]) -> None:
     waiting: list[PackedRows] = []
     in_hand: list[PackedRows] = []
     for number, step in enumerate(steps):
-        rows = part(number, number + 1 + number % 3, 60 + number)
+        rows = part(number, number + 1 + number % 3, 60 + number)  # some follow on one another, some overlap
         if step == "add" and lane.has_room(rows):
             lane.add(rows)
             waiting = [*waiting, rows]
@@ -113,6 +113,20 @@ def test_counts_are_those_of_the_rows_that_are_held(steps: list[str]) -> None:
         assert list(lane) == in_hand + waiting
         assert (lane.rows, lane.size_bytes) == _counts(in_hand + waiting)
         assert (lane.waiting_rows, lane.waiting_bytes) == _counts(waiting)
+        assert Intervals.of(*lane.runs(A.base_url)) == Intervals.of(*spans(in_hand + waiting))
+
+
+def test_what_is_held_of_a_log_is_known_without_looking_at_each_batch() -> None:
+    buffer = Buffer(1 << 20)
+    for start in range(500):
+        buffer.live.add(part(start, start + 1))
+        buffer.live.add(PackedRows(log_info(1), 2 * start, 2 * start + 1, pa.py_buffer(b"")))
+    buffer.again.add(part(700, 710))
+    buffer.live.add(part(498, 505))  # a batch that a tailer publishes again, longer now
+    assert [*buffer.live.runs(A.base_url)] == [(0, 500), (498, 505)]
+    assert buffer.held(A.base_url) == Intervals.of((0, 505), (700, 710))
+    assert len(buffer.held(log_info(1).base_url)) == 500
+    assert buffer.held(log_info(2).base_url) == Intervals()
 
 
 def _counts(parts: Sequence[PackedRows]) -> tuple[int, int]:
