@@ -1,9 +1,9 @@
 """What upkeep rewrites: which files of a table, and which of them together.
 
 Two kinds of work. *Spreading* takes files of many logs, or of anybody's making, apart into files of one log each.
-*Merging* joins small files of one log that continue each other; in tiers, so that a row is rewritten only a few times
-in its life, and everything adjacent once the partition's day is over. A file that is dense and large, or has no
-neighbour, is never touched.
+*Merging* joins small files of one log that continue each other, or that are many with gaps between them; in tiers, so
+that a row is rewritten only a few times in its life, and everything adjacent once the partition's day is over. A file
+that is dense and large, or has no neighbour, is never touched.
 """
 
 from __future__ import annotations
@@ -100,7 +100,11 @@ def is_day(date: str) -> bool:
 
 def is_sparse(keys: Intervals) -> bool:
     """Whether a log has so many gaps there that a file for each run of indices would be too many."""
-    return len(keys) > max(SPARSE_RUNS, keys.count // SPARSE_RUN_ROWS)
+    return _too_many(len(keys), keys.count)
+
+
+def _too_many(runs: int, rows: int) -> bool:
+    return runs > max(SPARSE_RUNS, rows // SPARSE_RUN_ROWS)
 
 
 def plan(snapshot: Snapshot, coverage: Coverage, rules: Rules) -> list[Batch]:
@@ -211,15 +215,26 @@ def _merges(inputs: Iterable[Input], rules: Rules, *, closed: bool) -> Iterator[
         if loose:
             yield from _parts(loose, rules)
         elif closed or _size_bytes(chain) >= rules.target_file_bytes or _fill_gaps(chain):
-            yield from (part for part in _parts(chain, rules) if len(part) > 1)
+            yield from (part for part in _parts(chain, rules) if _gains(part))
         else:
-            yield from (part for group in _tier(chain, rules) for part in _parts(group, rules))
+            yield from (part for group in _tier(chain, rules) for part in _parts(group, rules) if _gains(part))
+
+
+def _gains(part: Sequence[Input]) -> bool:
+    """Whether files, merged, become fewer, or dense: another pass must not find the same again."""
+    keys = _keys(part)
+    return len(part) > 1 and (len(keys) < len(part) or is_sparse(keys) or _fill_gaps(part))
 
 
 def _fill_gaps(chain: Sequence[Input]) -> bool:
     """Whether files have in their gaps what others of them hold, so that together they would have far fewer."""
-    keys = [intervals for found in chain for intervals in found.keys.values()]
-    return sum(len(intervals) for intervals in keys) > len(keys) + 2 * len(Intervals.union_of(keys))
+    runs = sum(len(intervals) for found in chain for intervals in found.keys.values())
+    return runs > len(chain) + 2 * len(_keys(chain))
+
+
+def _keys(inputs: Iterable[Input]) -> Intervals:
+    """The indices of files of one log."""
+    return Intervals.union_of([intervals for found in inputs for intervals in found.keys.values()])
 
 
 def _size_bytes(inputs: Iterable[Input]) -> int:
@@ -232,17 +247,38 @@ def _parts(inputs: Iterable[Input], rules: Rules) -> Iterator[list[Input]]:
 
 
 def _chains(inputs: Iterable[Input]) -> Iterator[list[Input]]:
-    """Files that continue or interleave each other; of sparse ones all, as there is no gap to be kept out of them."""
+    """Files that continue or interleave each other.
+
+    Neighbours also with gaps between them, where a file for each run of indices would be too many: such runs stand in
+    one file as they do when files of many logs are taken apart.
+    """
+    near: list[list[Input]] = []
+    runs = rows = 0
+    for chain in _unbroken(inputs):
+        keys = _keys(chain)
+        if near and rows + keys.count >= SPARSE_RUN_ROWS * (runs + len(keys)):
+            yield from _joined(near, runs, rows)
+            near, runs, rows = [], 0, 0
+        near.append(chain)
+        runs, rows = runs + len(keys), rows + keys.count
+    yield from _joined(near, runs, rows)
+
+
+def _joined(chains: list[list[Input]], runs: int, rows: int) -> list[list[Input]]:
+    """The chains as one, if its runs of indices are too many for a file each."""
+    return [[found for chain in chains for found in chain]] if _too_many(runs, rows) else chains
+
+
+def _unbroken(inputs: Iterable[Input]) -> Iterator[list[Input]]:
     chain: list[Input] = []
-    end, sparse = -1, False
+    end = -1
     for found in sorted(inputs, key=_span):
         start, stop = _span(found)
-        is_gappy = stop - start != found.rows
-        if chain and start > end and not (sparse and is_gappy):
+        if chain and start > end:
             yield chain
-            chain, end, sparse = [], -1, False
+            chain, end = [], -1
         chain.append(found)
-        end, sparse = max(end, stop), is_gappy
+        end = max(end, stop)
     if chain:
         yield chain
 
@@ -257,21 +293,24 @@ def _tier(chain: Sequence[Input], rules: Rules) -> Iterator[list[Input]]:
                 groups[-1].append(found)
             else:
                 groups.append([])
-        ready = [group for group in groups if len(group) >= TIER]
+        ready = [group for group in groups if len(group) >= TIER and _gains(group)]
         if ready:
             yield from ready
             return
 
 
-def _shallow(inputs: Sequence[Input]) -> Iterator[list[Input]]:
+def _shallow(inputs: Iterable[Input]) -> Iterator[list[Input]]:
     """Parts of a chain of whose files at most FAN_IN hold indices of the same range."""
     part: list[Input] = []
+    ends: list[int] = []
     for found in inputs:
-        start = _span(found)[0]
-        if sum(_span(other)[1] > start for other in part) >= FAN_IN:
+        start, stop = _span(found)
+        ends = [end for end in ends if end > start]
+        if len(ends) >= FAN_IN:
             yield part
-            part = []
+            part, ends = [], []
         part.append(found)
+        ends.append(stop)
     if part:
         yield part
 

@@ -18,7 +18,8 @@ from certstream.archive.commit import Committer
 from certstream.archive.compaction_plan import FAN_IN, SPARSE_RUNS, TIER, Batch, Rules, is_day, plan
 from certstream.archive.datafile import WriteSettings
 from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
-from tests.archive.archive_support import held, rows, url
+from certstream.intervals import Intervals
+from tests.archive.archive_support import held, many_rows, rows, url
 from tests.archive.upkeep_support import (
     CLOSED,
     OPEN,
@@ -88,10 +89,63 @@ def test_a_day_is_over_when_it_was_quiet_after_it(tmp_path: Path) -> None:
     assert Rules(86_400 + 3_600, 3_600, 1).is_closed("1970-01-01")
 
 
-def test_files_with_a_gap_between_them_are_never_merged(tmp_path: Path) -> None:
-    fill(tmp_path, *(range(at * 10, at * 10 + 9) for at in range(12)), date=CLOSED)
+def test_a_few_files_with_gaps_between_them_are_not_merged(tmp_path: Path) -> None:
+    fill(tmp_path, *(range(at * 10, at * 10 + 9) for at in range(SPARSE_RUNS)), date=CLOSED)
     assert upkeep(tmp_path) == UpkeepResult()
-    assert len(names(tmp_path)) == 12
+    assert len(names(tmp_path)) == SPARSE_RUNS
+
+
+@pytest.mark.parametrize("date", [OPEN, CLOSED])
+def test_many_small_files_with_gaps_between_them_become_one(tmp_path: Path, date: str) -> None:
+    fill(tmp_path, *([index] for index in range(0, 200, 2)), range(200, 203), range(203, 205), date=date)
+    fill(tmp_path, *(range(at, at + 3) for at in range(0, 60, 4)), log_url=B, date=date)  # too few
+    before = contents(tmp_path)
+    assert upkeep(tmp_path) == UpkeepResult(files_rewritten=102, files_written=1, rows=105)
+    assert contents(tmp_path) == before
+    assert upkeep(tmp_path) == UpkeepResult()
+    for path in names(tmp_path):
+        (tmp_path / path).unlink()  # what it covers is remembered
+    committer = Committer(tmp_path)
+    committer.look()
+    assert committer.coverage.of(A) == Intervals.of(*((at, at + 1) for at in range(0, 200, 2)), (200, 205))
+    assert committer.coverage.of(B).count == 45
+
+
+def test_what_comes_into_the_gaps_of_many_small_files_makes_them_dense(tmp_path: Path) -> None:
+    fill(tmp_path, *([index] for index in range(0, 100, 2)))
+    upkeep(tmp_path)
+    fill(tmp_path, *([index] for index in range(1, 100, 2)))
+    settle(tmp_path)
+    assert spans(tmp_path) == {A: [(0, 100)]}
+
+
+def test_one_row_at_a_time_with_gaps_between_them_ends_in_few_files(tmp_path: Path) -> None:
+    rewritten = 0
+    for number in range(5):
+        fill(tmp_path, *([index] for index in range(number * 40, number * 40 + 40, 2)))
+        rewritten += upkeep(tmp_path).rows
+    assert len(names(tmp_path)) == 1
+    assert held(tmp_path) == {A: list(range(0, 200, 2))}
+    assert rewritten == 20 + 40 + 60 + 80 + 100
+
+
+def test_large_runs_are_not_merged_into_a_file_with_gaps(tmp_path: Path) -> None:
+    fill(tmp_path, *([index] for index in range(0, 40, 2)))
+    committer = Committer(tmp_path)
+    committer.add([written(committer, many_rows(A, range(start, start + 25_000))) for start in (41, 26_000)])
+    committer.add(
+        [written(committer, rows(A, range(start, stop))) for start, stop in ((60_000, 60_001), (60_002, 60_003))]
+    )
+    dense = {path for path, (_, start, stop) in committer.look().dense_spans().items() if stop - start == 25_000}
+    settle(tmp_path)
+    assert dense < names(tmp_path)
+    assert len(names(tmp_path)) == 1 + 2 + 2
+
+
+def test_a_file_with_gaps_and_a_large_one_that_continues_it_do_not_become_a_file_for_each_run(tmp_path: Path) -> None:
+    committer = Committer(tmp_path)
+    committer.add([written(committer, rows(A, range(0, 42, 2))), written(committer, many_rows(A, range(41, 25_000)))])
+    assert planned(tmp_path) == []
 
 
 def test_neighbours_that_reach_the_target_together_are_merged_at_once(tmp_path: Path) -> None:
