@@ -31,7 +31,7 @@ class Flush:
 
     parts: Sequence[PackedRows]
     starts: Mapping[str, int]  # of logs: where the archive of those without a position begins
-    limits: Mapping[str, int]  # of the same logs: the position moves at most to there
+    limits: Mapping[str, int]  # of the same logs: where they were streamed up to; the position moves at most to there
 
 
 @dataclass(frozen=True, slots=True)

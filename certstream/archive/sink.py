@@ -312,9 +312,9 @@ class Sink:
         await asyncio.shield(self._flushing)
 
     async def _flush(self, *, rows: bool) -> None:
-        behind = {url: log for url, log in self._logs.items() if log.is_behind()}
-        starts = {url: log.first for url, log in behind.items()}
-        limits = {url: log.streamed for url, log in behind.items()}
+        # Of all logs, not only those with new rows: the table may be another one than at the last commit.
+        starts = {url: log.first for url, log in self._logs.items()}
+        limits = {url: log.streamed for url, log in self._logs.items()}
         flush = Flush(self._buffer.draw() if rows else [], starts, limits)
         self._crowded = self._crowded and not rows
         began = self._now()

@@ -51,10 +51,6 @@ class ArchivedLog:
         self.archived: int | None = None  # None until the table was asked
         self.settled = Intervals()  # in the table or dropped on purpose, from `archived` on
 
-    def is_behind(self) -> bool:
-        """Whether there is anything that a commit could settle."""
-        return self.archived is None or self.archived < self.streamed
-
     def open(self) -> Intervals:
         """What is streamed and not settled."""
         if self.archived is None:

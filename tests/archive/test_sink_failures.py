@@ -281,6 +281,23 @@ async def test_a_table_that_is_removed_is_made_anew_from_where_this_run_began(tm
     assert held(tmp_path / "table") == {url(0): list(range(20))}
 
 
+async def test_in_a_table_that_is_made_anew_quiet_logs_have_their_beginning_too(tmp_path: Path) -> None:
+    root = tmp_path / "table"
+    async with running(sink(root, SETTINGS)) as own:
+        await asyncio.gather(own.begin(A, 100), own.begin(B, 5))
+        own.take(packed(A, 100, 110))
+        own.take(packed(B, 5, 10))
+        await working(own)
+        assert positions(root, url(0), url(1)) == [110, 10]
+        storage.delete_table(root)
+        own.take(packed(A, 110, 120))
+        await until(own, lambda: own.archived(url(0)) == 100)
+        assert positions(root, url(0), url(1)) == [100, 5]
+        assert own.missing(url(0)) == Intervals.of((100, 110))
+        assert own.missing(url(1)) == Intervals.of((5, 10))
+        assert own.status().lag_entries == 15
+
+
 def test_waits_between_attempts_grow_up_to_a_bound_and_are_spread() -> None:
     settings = SinkSettings(retry_initial_s=1, retry_max_s=60)
     assert [settings.wait_s(failures, 0.0) for failures in (1, 2, 3, 6, 7, 8, 5000)] == [1, 2, 4, 32, 60, 60, 60]
