@@ -144,12 +144,15 @@ class ArchiveParts:
                 wait.cancel()
 
     def _ceilings(self) -> Mapping[str, Ceiling]:
-        """What is below a log's archived position is a backfill's; all from there on is the sink's."""
+        """What is below a log's archived position is a backfill's; all from there on is the sink's.
+
+        Where that position is wrong, it is where this service began.
+        """
         ceilings: dict[str, Ceiling] = {}
         for log in self._logs:
-            archived, position = self.sink.archived(log.base_url), self._state.position(log.base_url)
-            if archived is not None:
-                ceilings[log.base_url] = Ceiling(archived, None if position is None else position.start_index)
+            base, position = self.sink.base(log.base_url), self._state.position(log.base_url)
+            if base is not None:
+                ceilings[log.base_url] = Ceiling(base, None if position is None else position.start_index)
         return ceilings
 
     def _client(self, log: LogInfo) -> LogClient:

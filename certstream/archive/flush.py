@@ -40,7 +40,7 @@ class Flushed:
 
     inserted: int  # rows
     positions: Mapping[str, int]
-    settled: Mapping[str, Intervals]  # from the position to the limit: archived, or dropped on purpose
+    settled: Mapping[str, Intervals]  # from the start or the position on: archived, or dropped on purpose
 
 
 class Flusher:
@@ -64,7 +64,9 @@ class Flusher:
         committer = self._committer
         done = committer.add(self._written(flush.parts), starts=flush.starts, limits=flush.limits)
         settled = {
-            url: (committer.coverage.of(url) | committer.dropped.of(url)).within(position, flush.limits[url])
+            url: (committer.coverage.of(url) | committer.dropped.of(url)).within(
+                min(position, flush.starts[url]), max(position, flush.limits[url])
+            )
             for url, position in done.positions.items()
         }
         return Flushed(done.inserted, done.positions, settled)

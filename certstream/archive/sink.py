@@ -57,7 +57,7 @@ class Sink:
     ) -> None:
         """Commit through `committer`, which then belongs to the sink's thread; `chance` is in [0, 1).
 
-        `on_begun` is called once for each log, when the table says where its archive stands.
+        `on_begun` is called once for each log, when the table can be relied on for where its archive stands.
         """
         self._settings = settings
         self._metrics = metrics
@@ -226,6 +226,14 @@ class Sink:
         log = self._logs.get(url)
         return log.archived if log else None
 
+    def base(self, url: str) -> int | None:
+        """Up to where a log is a backfill's: what is streamed from there on is the sink's. None as `archived`.
+
+        It is the archived position, but where the table has one that is wrong.
+        """
+        log = self._logs.get(url)
+        return log.base if log else None
+
     def streamed(self, url: str) -> int | None:
         """The index after the last one that was taken of a log, or where it began; None of a log never begun."""
         log = self._logs.get(url)
@@ -348,13 +356,24 @@ class Sink:
             self._settled(self._logs[url], position, flushed.settled[url])
 
     def _settled(self, log: ArchivedLog, position: int, settled: Intervals) -> None:
-        taken_up = log.archived is None
-        log.archived, log.settled = position, settled
+        taken_up, was_doubted = log.archived is None, log.is_doubted
+        log.settle(position, settled)
         self._metrics.log(log.info.name).position.set(position)
         if taken_up:
-            missing = self.missing(log.info.base_url).count
-            logger.info("archiving log", log=log.info.name, position=position, streamed=log.streamed, missing=missing)
+            self._note_taken_up(log)
+        if (taken_up or was_doubted) and not log.is_doubted:
             self._on_begun(log.info)
+
+    def _note_taken_up(self, log: ArchivedLog) -> None:
+        how = {"log": log.info.name, "position": log.archived, "streamed": log.streamed}
+        logger.info("archiving log", **how, missing=self.missing(log.info.base_url).count)
+        if log.is_doubted:
+            logger.warning(
+                "archive lacks rows below its position of the log, so its rows are looked at instead: the log was "
+                "created anew, or is followed from an earlier index than before",
+                **how,
+                first=log.first,
+            )
 
     def _failed(self, exc: StorageError) -> None:
         self._failures += 1

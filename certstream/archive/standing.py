@@ -41,7 +41,12 @@ class SinkStatus:
 
 
 class ArchivedLog:
-    """How one followed log stands."""
+    """How one followed log stands.
+
+    A position says that everything below it is settled. One that a table has from before this run may be wrong: the
+    log was created anew, or once followed from a `start` beyond its tree. It is doubted, then: from `first` on, what is
+    settled counts alone.
+    """
 
     def __init__(self, info: LogInfo, first: int, streamed: int, waits_until: float) -> None:
         self.info = info
@@ -49,10 +54,22 @@ class ArchivedLog:
         self.waits_until = waits_until  # for the table, of the event loop's clock
         self.streamed = streamed
         self.archived: int | None = None  # None until the table was asked
-        self.settled = Intervals()  # in the table or dropped on purpose, from `archived` on
+        self.is_doubted = False
+        self._settled = Intervals()  # in the table or dropped on purpose, from `base` on
+
+    @property
+    def base(self) -> int | None:
+        """What is below it is a backfill's, all from there on that is streamed the sink's; None as `archived`."""
+        return self.first if self.is_doubted else self.archived
+
+    def settle(self, archived: int, settled: Intervals) -> None:
+        """Learn from the table its position, and what is settled from `first` or the position on."""
+        if self.archived is None or self.is_doubted:
+            self.is_doubted = settled.first_gap(self.first) < archived
+        self.archived, self._settled = archived, settled
 
     def open(self) -> Intervals:
         """What is streamed and not settled."""
         if self.archived is None:
             return Intervals.of((self.first, self.streamed))
-        return Intervals.of((self.archived, self.streamed)) - self.settled
+        return Intervals.of((self.base or 0, self.streamed)) - self._settled

@@ -301,6 +301,28 @@ async def test_what_is_streamed_before_the_archive_has_a_beginning_is_archived_o
     assert "archive_start" not in service.state["logs"][url]
 
 
+async def test_a_log_that_was_created_anew_is_archived_though_the_table_has_a_position_beyond_its_tree(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=1_000, seed=3)
+    server = await simulate(log)
+    url = url_of(log, "static")
+    Committer(tmp_path / MAIN).add(starts={url: 5_000})
+    service = await start_service(archiving(server.infos(), delta_sink={"flush_interval_secs": 3600}))
+    await service.until_following(*server.infos())
+    log.grow(100)
+    await eventually(lambda: stands_at(service, url) == 1_100)
+    service.send(signal.SIGKILL)
+    await service.exit_code()
+    assert rows_of(tmp_path / MAIN, url) == []
+    service.options = archiving(server.infos())
+    await service.start()
+    await eventually(lambda: rows_of(tmp_path / MAIN, url) == list(range(1_000, 1_100)))
+    service.send(signal.SIGHUP)
+    assert (await job(service, "backfill", "succeeded", "failed"))["state"] == "succeeded"
+    assert rows_of(tmp_path / MAIN, url) == list(range(1_000, 1_100))
+
+
 async def test_a_table_with_other_columns_stops_the_start_by_their_names(
     tmp_path: Path, start_service: StartService, simulate: Simulate
 ) -> None:
