@@ -20,7 +20,7 @@ from certstream.archive.writer import DenseWriter
 from certstream.ct.types import LogInfo
 from certstream.simulator.faults import Fault
 from certstream.simulator.log import SimulatedLog
-from tests.archive.archive_support import held, rows
+from tests.archive.archive_support import committed_files, data_files, held, rows
 from tests.e2e.e2e_support import PATIENCE_S, ROOT, options_for
 
 MAIN: Final = "data/main"
@@ -56,17 +56,22 @@ class Command:
         self.lines: list[dict[str, Any]] = []  # of stderr, as they come
 
     async def __aenter__(self) -> Self:
-        path = self._directory / "config.yaml"
+        path = self._directory / "config.yaml"  # where it is looked for
         path.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0, "log_format": "json", **self._options}))
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("CERTSTREAM_", "RUST_LOG"))}
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "ignore", "-m", "certstream", "--config", str(path), *self._flags,
+            sys.executable, "-W", "ignore", "-m", "certstream", *self._flags,
             cwd=self._directory, env={**environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert self._process.stderr is not None
         self._stderr = asyncio.create_task(self._read(self._process.stderr), name="stderr of the command")
         return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     async def __aexit__(self, *_: object) -> None:
         assert self._process is not None
@@ -169,6 +174,13 @@ def snapshot_of(root: Path) -> dict[str, tuple[int, int]]:
     """Every file below a directory with its size and the time of its last change: equal before and after, untouched."""
     stats = {path: path.stat() for path in sorted(root.rglob("*")) if path.is_file()}
     return {str(path.relative_to(root)): (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+async def until_begun(root: Path) -> None:
+    """Wait for a file in a table that is not committed."""
+    async with asyncio.timeout(PATIENCE_S):
+        while data_files(root) <= committed_files(root):  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0)
 
 
 async def until_struck(log: SimulatedLog, fault: Fault) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
@@ -15,8 +14,7 @@ from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings, write_file
 from certstream.archive.staging import staging_lock
 from tests.archive.archive_support import DATE, committed_files, data_files, held, many_rows, url
-from tests.e2e.command_support import MAIN, STAGING, Command, archive_options, fill, run, snapshot_of
-from tests.e2e.e2e_support import PATIENCE_S
+from tests.e2e.command_support import MAIN, STAGING, Command, archive_options, fill, run, snapshot_of, until_begun
 
 A, B = url(0), url(1)
 OPTIONS = archive_options([])
@@ -91,13 +89,6 @@ async def test_a_signal_leaves_staging_as_it_was_and_the_next_merge_finishes(
     assert (await run(tmp_path, OPTIONS, "--merge", "--staging-path", STAGING)).code == 0
     assert held(tmp_path / MAIN) == {A: list(range(count)), B: list(range(count))}
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["main"]
-
-
-async def until_begun(root: Path) -> None:
-    """Wait for a file in a table that is not committed."""
-    async with asyncio.timeout(PATIENCE_S):
-        while data_files(root) <= committed_files(root):  # noqa: ASYNC110 - a file tells nobody
-            await asyncio.sleep(0)
 
 
 async def test_a_staging_table_with_other_columns_is_refused_and_kept(tmp_path: Path) -> None:
