@@ -35,6 +35,7 @@ from certstream.state import StateStore
 
 _CRASHED_S: Final = 30.0
 _JOBS_END_S: Final = 3.0  # that a backfill or merge has for its end; what takes longer is left behind
+_HUNG_S: Final = 60.0  # that a commit may take, or twice the interval of commits, until it counts as a failure
 _KNOWN_S: Final = 30.0  # that a backfill waits for the archived positions of the logs
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -179,4 +180,9 @@ class ArchiveParts:
 
 def sink_settings(sink: DeltaSinkConfig) -> SinkSettings:
     """When the sink commits, from the configuration."""
-    return SinkSettings(sink.batch_size, sink.flush_interval_secs, sink.buffer_bytes)
+    return SinkSettings(
+        sink.batch_size,
+        sink.flush_interval_secs,
+        sink.buffer_bytes,
+        hung_after_s=max(_HUNG_S, 2.0 * sink.flush_interval_secs),
+    )

@@ -21,7 +21,8 @@ import structlog
 
 from certstream.archive.buffer import Buffer, PackedRows, pack
 from certstream.archive.commit import Committer
-from certstream.archive.flush import CrashError, Flush, Flushed, Flusher
+from certstream.archive.condition import Condition
+from certstream.archive.flush import Flush, Flushed, Flusher
 from certstream.archive.standing import ArchivedLog, SinkSettings, SinkStatus
 from certstream.certs.batch import CertificateBatch
 from certstream.ct.types import LogInfo
@@ -63,7 +64,7 @@ class Sink:
         self._metrics = metrics
         self._on_begun = on_begun
         self._wall = wall
-        self._chance = chance
+        self._condition = Condition(settings, metrics, chance)
         self._flusher = Flusher(committer)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._logs: dict[str, ArchivedLog] = {}
@@ -73,11 +74,8 @@ class Sink:
         self._flushing: asyncio.Task[None] | None = None
         self._waiting_since = 0.0  # of the event loop's clock, like all times but `wall`
         self._crowded = False  # rows that are read again wait for room
-        self._failures = 0  # in a row
-        self._retry_at = 0.0
         self._letting_go = False
         self._save_at = 0.0
-        self._last_error: str | None = None
         self._last_commit_s: float | None = None
         self._free_bytes: int | None = None
         metrics.buffered_rows.set_function(lambda: self._buffer.rows)
@@ -92,9 +90,9 @@ class Sink:
             self._thread.shutdown(wait=False)
             raise
         except StorageError as exc:
-            self._failed(exc)
+            self._condition.failed(exc)
         except TimeoutError:
-            self._failed(StorageError("the table cannot be opened in time"))
+            self._condition.failed(StorageError("the table cannot be opened in time"))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -110,7 +108,7 @@ class Sink:
             logger.warning(
                 "not all rows could be archived before the end, they are read again at the next start",
                 rows=self._buffer.rows,
-                error=self._last_error,
+                error=self._condition.last_error,
             )
 
     async def _finish(self) -> None:
@@ -126,7 +124,7 @@ class Sink:
         """Commit what is taken, until cancelled. Raises nothing."""
         while True:
             await self._until_due()
-            await self._attempt(rows=self.is_failing or self._rows_due_at() <= self._now())
+            await self._attempt(rows=bool(self._condition.failures) or self._rows_due_at() <= self._now())
 
     # What is streamed
 
@@ -218,8 +216,8 @@ class Sink:
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last attempt to commit failed."""
-        return self._failures > 0
+        """Whether the last attempt to commit failed, or one hangs."""
+        return self._condition.is_failing
 
     def archived(self, url: str) -> int | None:
         """The archived position of a log, None where the table was not asked yet."""
@@ -243,7 +241,7 @@ class Sink:
         """Say how the archive is doing."""
         return SinkStatus(
             state="failing" if self.is_failing else "healthy",
-            last_error=self._last_error,
+            last_error=self._condition.last_error,
             last_commit_s=self._last_commit_s,
             buffered_rows=self._buffer.rows,
             buffered_bytes=self._buffer.size_bytes,
@@ -283,7 +281,7 @@ class Sink:
                 "archive's buffer is full, its rows are let go of and read again later",
                 rows=rows,
                 buffer_bytes=self._settings.buffer_bytes,
-                error=self._last_error,
+                error=self._condition.last_error,
             )
 
     @property
@@ -304,7 +302,8 @@ class Sink:
     async def _until_due(self) -> None:
         while True:
             self._changed.clear()
-            due_at = self._retry_at if self.is_failing else 0.0 if self._is_beginning else self._rows_due_at()
+            failed = self._condition.failures > 0
+            due_at = self._condition.retry_at if failed else 0.0 if self._is_beginning else self._rows_due_at()
             if due_at <= self._now():
                 return
             try:
@@ -325,28 +324,29 @@ class Sink:
         limits = {url: log.streamed for url, log in self._logs.items()}
         flush = Flush(self._buffer.draw() if rows else [], starts, limits)
         self._crowded = self._crowded and not rows
-        began = self._now()
         try:
-            try:
-                flushed = await self._in_thread(self._flusher.flush, flush)
-            except StorageError as exc:
-                self._buffer.put_back()
-                self._failed(exc)
-            else:
-                self._buffer.settle()
-                self._succeeded(flush, flushed, self._now() - began)
-            await self._look_after()
+            with self._condition.watched():
+                await self._commit(flush)
+                await self._look_after()
         finally:
             self._flushing = None
             self._turn.set()
             self._turn = asyncio.Event()
 
+    async def _commit(self, flush: Flush) -> None:
+        began = self._now()
+        try:
+            flushed = await self._in_thread(self._flusher.flush, flush)
+        except StorageError as exc:
+            self._buffer.put_back()
+            self._condition.failed(exc)
+        else:
+            self._buffer.settle()
+            self._succeeded(flush, flushed, self._now() - began)
+
     def _succeeded(self, flush: Flush, flushed: Flushed, took_s: float) -> None:
-        if self.is_failing:
-            logger.info("archive works again", rows=self._buffer.rows, failures=self._failures)
-        self._failures = 0
+        self._condition.worked(self._buffer.rows)
         self._letting_go = False
-        self._metrics.available.set(1)
         self._last_commit_s = self._wall()
         self._metrics.records_written.inc(flushed.inserted)
         if flush.parts:
@@ -375,26 +375,11 @@ class Sink:
                 first=log.first,
             )
 
-    def _failed(self, exc: StorageError) -> None:
-        self._failures += 1
-        self._last_error = str(exc)
-        self._metrics.errors.labels(exc.kind).inc()
-        self._metrics.available.set(0)
-        self._retry_at = self._now() + self._settings.wait_s(self._failures, self._chance())
-        if self._failures == 1:
-            crash = exc if isinstance(exc, CrashError) else None
-            logger.warning(
-                "archive cannot be written, rows are kept and tried again",
-                error=self._last_error,
-                kind=exc.kind,
-                exc_info=crash,
-            )
-
     async def _look_after(self) -> None:
         """What is done now and then, after a commit or a failure."""
         self._free_bytes = await self._in_thread(self._flusher.free_bytes)
         self._metrics.free_disk_bytes.set(math.nan if self._free_bytes is None else self._free_bytes)
-        if self._now() >= self._save_at and not self.is_failing:
+        if self._now() >= self._save_at and not self._condition.failures:
             self._save_at = self._now() + _SAVE_INTERVAL_S
             await self._in_thread(self._flusher.save_coverage)
 

@@ -18,6 +18,7 @@ class SinkSettings:
     buffer_bytes: int = 128 << 20  # of rows that wait; past it they are let go
     retry_initial_s: float = 1.0  # wait after the first failure; doubles
     retry_max_s: float = 60.0
+    hung_after_s: float = 60.0  # after which a commit that has not ended counts as a failure
     begin_wait_s: float = 5.0  # that a log's first entry waits for the archive at most
     close_wait_s: float = 3.0  # that the last commits may take
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from deltalake import DeltaTable
 
+from certstream.archive import storage
 from certstream.archive.commit import Committer
 from certstream.archive.sink import Sink
 from certstream.archive.standing import SinkSettings
@@ -47,6 +49,40 @@ def positions(root: Path, *urls: str, version: int | None = None) -> list[int | 
     """The archived positions that a table's version holds."""
     table = DeltaTable(root, version=version)
     return [table.transaction_version(f"certstream.position:{url}") for url in urls]
+
+
+class Hanging:
+    """A table that does not answer whoever commits to it, until `end`: one of its files is a pipe without a writer."""
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / storage.SIDE / "dropped.json"
+        self._writer: int | None = None
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    async def reached(self) -> None:
+        """Wait until somebody waits for it."""
+        async with asyncio.timeout(60):
+            while self._writer is None:
+                try:
+                    self._writer = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+                except OSError:  # nobody reads
+                    await asyncio.sleep(0.01)
+
+    def end(self) -> None:
+        """Let whoever waits go on, with nothing dropped on purpose, and nobody wait again."""
+        if not self._path.exists():
+            return
+        writer = os.open(self._path, os.O_RDWR) if self._writer is None else self._writer
+        self._path.unlink()
+        os.write(writer, b'{"version": 1, "dropped": {}}')
+        os.close(writer)
 
 
 class Blocked:
