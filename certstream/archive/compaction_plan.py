@@ -177,16 +177,20 @@ def _doubled(
 
 def _spreads(inputs: Sequence[Input], rules: Rules) -> Iterator[list[Input]]:
     """The files of a partition that are taken apart, in the order of their commits, for one commit at a time."""
-    return _portions(sorted(inputs, key=lambda found: (found.file.modified_ms, found.file.path)), rules)
+    return _portions(sorted(inputs, key=lambda found: (found.file.modified_ms, found.file.path)), rules.batch_bytes)
 
 
-def _portions(inputs: Iterable[Input], rules: Rules) -> Iterator[list[Input]]:
+def _portions(inputs: Iterable[Input], limit_bytes: int) -> Iterator[list[Input]]:
+    """Neighbours that have about so many bytes together, less than half as many again."""
     portion: list[Input] = []
     size_bytes = 0
     for found in inputs:
+        if portion and 2 * (size_bytes + found.file.size_bytes) >= 3 * limit_bytes:
+            yield portion
+            portion, size_bytes = [], 0
         portion.append(found)
         size_bytes += found.file.size_bytes
-        if size_bytes >= rules.batch_bytes or len(portion) >= _BATCH_FILES:
+        if size_bytes >= limit_bytes or len(portion) >= _BATCH_FILES:
             yield portion
             portion, size_bytes = [], 0
     if portion:
@@ -241,9 +245,10 @@ def _size_bytes(inputs: Iterable[Input]) -> int:
     return sum(found.file.size_bytes for found in inputs)
 
 
-def _parts(inputs: Iterable[Input], rules: Rules) -> Iterator[list[Input]]:
-    """What of a chain is merged at once."""
-    return (part for portion in _portions(inputs, rules) for part in _shallow(portion))
+def _parts(inputs: Sequence[Input], rules: Rules) -> Iterator[list[Input]]:
+    """What of a chain is merged at once: of a sparse one, so much that it becomes one file, which is sparse as well."""
+    limit_bytes = rules.target_file_bytes if is_sparse(_keys(inputs)) else rules.batch_bytes
+    return (part for portion in _portions(inputs, limit_bytes) for part in _shallow(portion))
 
 
 def _chains(inputs: Iterable[Input]) -> Iterator[list[Input]]:
