@@ -21,9 +21,10 @@ class Destination(Protocol):
     """Takes rows. All calls come from one thread, one at a time, and none from the event loop."""
 
     def write(self, rows: pa.RecordBatch) -> None:
-        """Take rows of consecutive indices of one log, which nobody sees yet: CertificateBatch.to_arrow, chains shared.
+        """Take rows of one log, ascending, which nobody sees yet: CertificateBatch.to_arrow, chains shared.
 
-        Rows of one log mostly follow those before them; they may also begin anywhere else, but no index comes twice.
+        Their indices mostly follow each other, and those before them; there may be holes, and rows may begin anywhere,
+        but no index comes twice.
         Raises StorageError.
         """
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from certstream.ct.types import TILE_WIDTH, LogInfo
 from certstream.intervals import Intervals
 
-ITEM_ENTRIES: Final = 10_240  # indices of a work item at most: 40 data tiles
+ITEM_ENTRIES: Final = 10_240  # indices of a window: 40 data tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +27,25 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """Indices [start, stop) of one log, at most ITEM_ENTRIES, fetched in one go."""
+    """What is missing of one window of a log, fetched in one go: one gap or any number of them."""
 
     log: LogInfo
-    start: int
-    stop: int
+    missing: Intervals
+
+    @property
+    def start(self) -> int:
+        """The first missing index."""
+        return int(self.missing.start[0])
+
+    @property
+    def stop(self) -> int:
+        """Index after the last missing one."""
+        return int(self.missing.stop[-1])
+
+    def stretches(self) -> Iterator[Intervals]:
+        """The missing indices, apart where a whole data tile, or as much of another log, lies between them."""
+        for first, last in _blocks(self.missing, TILE_WIDTH):
+            yield self.missing.within(first * TILE_WIDTH, last * TILE_WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +63,16 @@ class LogPlan:
     @property
     def item_count(self) -> int:
         """The number of work items, without making them."""
-        reach = self.missing.stop - self.missing.start + self.missing.start % TILE_WIDTH
-        return int((-(-reach // ITEM_ENTRIES)).sum())
+        return _blocks(self.missing, ITEM_ENTRIES).count
 
     def items(self) -> Iterator[WorkItem]:
-        """The work items, ascending, each made when it is asked for.
+        """The work items, ascending, each made when it is asked for: the windows in which something is missing.
 
-        All begin and end at multiples of TILE_WIDTH, but for the two ends of a gap.
+        Windows begin at multiples of ITEM_ENTRIES, whatever is missing: a plan of less has no more of them.
         """
-        for start, stop in self.missing:
-            for first in range(start - start % TILE_WIDTH, stop, ITEM_ENTRIES):
-                yield WorkItem(self.log, max(first, start), min(first + ITEM_ENTRIES, stop))
+        for first, last in _blocks(self.missing, ITEM_ENTRIES):
+            for window in range(first, last):
+                yield WorkItem(self.log, self.missing.within(window * ITEM_ENTRIES, (window + 1) * ITEM_ENTRIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,18 @@ def _begin(target: Target) -> int:
     """
     lowest = target.dropped.lowest if target.archived.lowest is None else target.archived.lowest
     return min((index for index in (lowest, target.start_index) if index is not None), default=0)
+
+
+def joined(intervals: Intervals, hole: int) -> Intervals:
+    """The same with all that is no more than `hole` between two of them."""
+    apart = intervals.start[1:] - intervals.stop[:-1] > hole
+    first, last = np.append(np.True_, apart), np.append(apart, np.True_)
+    return Intervals(intervals.start[first], intervals.stop[last]) if len(intervals) else intervals
+
+
+def _blocks(intervals: Intervals, width: int) -> Intervals:
+    """The numbers of the blocks, each `width` wide, that have any of these indices."""
+    return Intervals.from_spans(intervals.start // width, -(-intervals.stop // width))
 
 
 def select(logs: Sequence[LogInfo], text: str) -> tuple[LogInfo, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+import numpy as np
 import structlog
 from prometheus_client import Counter as Total
 from prometheus_client import Gauge
@@ -25,6 +26,7 @@ from certstream.client.base import LogClient
 from certstream.client.clock import Clock
 from certstream.ct.types import EntryBatch, LogInfo, concat_batches, cut_batch
 from certstream.errors import StorageError
+from certstream.intervals import Intervals
 from certstream.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 # Of finish_s: for decoding and writing what was fetched, and for committing it; the rest is for cleaning up
 _DRAIN_SHARE: Final = 0.5
 _COMMIT_SHARE: Final = 0.4
+_BRIDGE: Final = 128  # entries between missing ones that are decoded with them: fewer than a batch of its own costs
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -89,11 +92,18 @@ class Backfill:
         self._writer = Writer(destination, settings.commit, on_write=self._wrote, on_commit=self._committed)
         self._fetchers = [
             LogFetcher(
-                log, client(log.log), self._buffer.put, settings=settings.retry, hold=hold, clock=self._clock
+                log,
+                client(log.log),
+                self._buffer.put,
+                settings=settings.retry,
+                hold=hold,
+                clock=self._clock,
+                bridge=_BRIDGE,
             )
             for log in plan.logs
             if log.indices
-        ]  # fmt: skip
+        ]
+        self._missing = {log.log.base_url: log.missing for log in plan.logs}
         self._there: Counter[str] = Counter()  # rows committed, by base_url
         self._written = self._skipped = 0
         self._failed: tuple[FailedRange, ...] = ()
@@ -159,9 +169,9 @@ class Backfill:
         """Read all logs, and then what failed once more."""
         try:
             await _together([(each.log, each.read) for each in self._fetchers])
-            failing = [each for each in self._fetchers if each.failed]
+            failing = [each for each in self._fetchers if len(each.lacking)]
             if failing:
-                logger.info("trying again what failed", ranges=sum(len(each.failed) for each in failing))
+                logger.info("trying again what failed", ranges=sum(len(each.lacking) for each in failing))
             await _together([(each.log, each.read_again) for each in failing])
             self._failed = tuple(each for fetcher in failing for each in fetcher.failed)
         finally:
@@ -172,8 +182,10 @@ class Backfill:
             seen_s = self._clock.wall()
             parts = run.batches if run.is_single else await self._decoder.run(_parts, run.batches)
             for part in parts:
-                rows = await self._decoder.run(_rows, part, seen_s)
-                await self._writer.put(part.log, rows)
+                wanted = self._missing[part.log.base_url].within(part.start, part.stop)
+                if len(wanted):
+                    rows = await self._decoder.run(_rows, part, seen_s, wanted)
+                    await self._writer.put(part.log, rows)
             self._buffer.release(run)
         await self._writer.end()
 
@@ -242,8 +254,14 @@ def _parts(batches: list[EntryBatch]) -> list[EntryBatch]:
     return list(cut_batch(together, RUN_BYTES))
 
 
-def _rows(entries: EntryBatch, seen_s: float) -> pa.RecordBatch:
-    return decode(entries, seen_s).to_arrow(shared_chains=True)
+def _rows(entries: EntryBatch, seen_s: float, wanted: Intervals) -> pa.RecordBatch:
+    """The rows of those entries that are wanted: what lies between them may have come along."""
+    rows = decode(entries, seen_s).to_arrow(shared_chains=True)
+    if wanted.count == len(entries):
+        return rows
+    import pyarrow as pa
+
+    return rows.filter(pa.array(wanted.contains(np.arange(entries.start, entries.stop))))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -60,7 +60,7 @@ class Writer:
         return self._pending.total()
 
     async def put(self, log: LogInfo, rows: pa.RecordBatch) -> None:
-        """Hand over rows of consecutive indices of one log, at least one."""
+        """Hand over rows of one log, at least one, their indices ascending."""
         await self._queue.put((log, rows))
 
     async def end(self) -> None:

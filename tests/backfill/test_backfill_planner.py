@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certstream.backfill.planner import ITEM_ENTRIES, LogPlan, Plan, Target, WorkItem, plan, select
+from certstream.backfill.planner import ITEM_ENTRIES, LogPlan, Plan, Target, WorkItem, joined, plan, select
 from certstream.ct.types import TILE_WIDTH, LogInfo
 from certstream.intervals import Intervals
 
@@ -92,26 +93,61 @@ def test_totals_add_up_by_name() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 60_000), st.integers(0, 60_000)), max_size=6))
-def test_items_cover_the_gaps_in_order_and_are_cut_at_tiles(spans: list[tuple[int, int]]) -> None:
+def test_items_hold_the_gaps_in_order_and_are_cut_at_tiles(spans: list[tuple[int, int]]) -> None:
     gaps = Intervals.of(*spans)
     found = items(gaps)
-    assert Intervals.of(*((item.start, item.stop) for item in found)) == gaps
-    assert sum(item.stop - item.start for item in found) == gaps.count
-    assert found == sorted(found, key=lambda item: item.start)
+    assert Intervals.union_of(item.missing for item in found) == gaps
+    assert sum(item.missing.count for item in found) == gaps.count
     assert len(found) == LogPlan(LOG, gaps).item_count
-    starts, stops = set(gaps.start.tolist()), set(gaps.stop.tolist())
-    for item in found:
-        assert 0 < item.stop - item.start <= ITEM_ENTRIES
-        assert item.start % TILE_WIDTH == 0 or item.start in starts
-        assert item.stop % TILE_WIDTH == 0 or item.stop in stops
+    windows = [item.start // ITEM_ENTRIES for item in found]
+    assert windows == sorted(set(windows)), "ascending, none twice"
+    assert windows == [(item.stop - 1) // ITEM_ENTRIES for item in found]
+    assert ITEM_ENTRIES % TILE_WIDTH == 0
 
 
 def test_a_gap_becomes_full_items_and_its_two_ends() -> None:
     assert [(item.start, item.stop) for item in items(Intervals.of((300, 21_000)))] == [
-        (300, 256 + ITEM_ENTRIES),
-        (256 + ITEM_ENTRIES, 256 + 2 * ITEM_ENTRIES),
-        (256 + 2 * ITEM_ENTRIES, 21_000),
+        (300, ITEM_ENTRIES),
+        (ITEM_ENTRIES, 2 * ITEM_ENTRIES),
+        (2 * ITEM_ENTRIES, 21_000),
     ]
+
+
+def test_all_gaps_of_a_window_are_one_item() -> None:
+    gaps = Intervals.of((0, 1), (7, 300), (10_239, 10_241), (30_000, 30_001))
+    assert items(gaps) == [
+        WorkItem(LOG, Intervals.of((0, 1), (7, 300), (10_239, 10_240))),
+        WorkItem(LOG, Intervals.of((10_240, 10_241))),
+        WorkItem(LOG, Intervals.of((30_000, 30_001))),
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 40_000), st.integers(0, 40_000)), max_size=6), st.integers(0, 40_000))
+def test_filling_a_part_never_makes_more_items(spans: list[tuple[int, int]], filled: int) -> None:
+    gaps = Intervals.of(*spans)
+    left = gaps - Intervals.of((filled, filled + 5_000))
+    assert LogPlan(LOG, left).item_count <= LogPlan(LOG, gaps).item_count
+
+
+def test_an_item_is_read_in_one_go_but_for_tiles_of_which_nothing_is_missing() -> None:
+    missing = Intervals.of((0, 1), (255, 256), (300, 310), (600, 1_100), (1_535, 1_536), (2_048, 2_100))
+    (item,) = items(missing)
+    assert list(item.stretches()) == [
+        Intervals.of((0, 1), (255, 256), (300, 310), (600, 1_100), (1_535, 1_536)),
+        Intervals.of((2_048, 2_100)),
+    ]
+    (whole,) = items(Intervals.of((300, 5_000)))
+    assert list(whole.stretches()) == [Intervals.of((300, 5_000))]
+
+
+@given(SPANS, st.integers(0, 10))
+def test_what_is_joined_has_no_small_holes(spans: list[tuple[int, int]], hole: int) -> None:
+    gaps = Intervals.of(*spans)
+    together = joined(gaps, hole)
+    assert gaps - together == Intervals()
+    inner = [(stop, start) for (_, stop), (start, _) in pairwise(together)]
+    assert all(start - stop > hole for stop, start in inner)
+    assert all(stop - start <= hole for start, stop in together - gaps)
 
 
 def lots(count: int) -> Intervals:
@@ -121,7 +157,7 @@ def lots(count: int) -> Intervals:
 
 @pytest.mark.parametrize(
     ("archived", "ceiling", "expected"),
-    [(Intervals(), 10**9, 97_657), (Intervals(), 10**13, 976_562_500), (lots(100_000), 2 * 10**9, 100_000)],
+    [(Intervals(), 10**9, 97_657), (Intervals(), 10**13, 976_562_500), (lots(100_000), 2 * 10**9, 148_433)],
     ids=["a billion", "ten trillion", "a hundred thousand gaps"],
 )
 def test_plans_of_any_size_take_no_time(archived: Intervals, ceiling: int, expected: int) -> None:
@@ -132,6 +168,17 @@ def test_plans_of_any_size_take_no_time(archived: Intervals, ceiling: int, expec
     assert time.perf_counter() - before < 0.5
     assert (count, indices) == (expected, ceiling - archived.count)
     assert first.start == archived.first_gap(0)
+
+
+def test_a_million_scattered_gaps_are_planned_and_cut_quickly() -> None:
+    every_other = np.arange(10**6, dtype=np.int64) * 2
+    before = time.perf_counter()
+    result = plan([Target(LOG, 2 * 10**6, 0, Intervals(every_other + 1, every_other + 2))])
+    found = list(result.logs[0].items())
+    stretches = [stretch for item in found for stretch in item.stretches()]
+    assert time.perf_counter() - before < 5.0
+    assert (result.indices, result.ranges, result.item_count) == (10**6, 10**6, 196)
+    assert len(found) == len(stretches) == 196
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def test_each_log_with_gaps_is_a_row_and_the_total_is_the_last() -> None:
     ]
     assert table(plan(targets)) == [
         "log           url                                  missing ranges  work items    indices  estimated size",
-        "Argon 2026h1  https://ct.example/logs/argon2026h1               2         197  1,999,000         1.9 GiB",
+        "Argon 2026h1  https://ct.example/logs/argon2026h1               2         196  1,999,000         1.9 GiB",
         "Tiles         https://mon.example/tiles                         1           1        500       488.3 KiB",
-        "total                                                           3         198  1,999,500         1.9 GiB",
+        "total                                                           3         197  1,999,500         1.9 GiB",
         "",
         "free disk space: 931.3 GiB (1,000,000,000,000 bytes)",
     ]

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from structlog.testing import capture_logs
 
-from certstream.backfill.planner import Plan, Target, plan
+from certstream.backfill.planner import ITEM_ENTRIES, Plan, Target, plan
 from certstream.backfill.run import Backfill, BackfillSettings
 from certstream.backfill.writer import CommitSettings
 from certstream.certs.arrow import SCHEMA
@@ -120,7 +120,7 @@ async def test_a_commit_holds_no_more_rows_than_it_may() -> None:
 
 
 async def test_written_rows_are_committed_in_time_though_no_more_come() -> None:
-    log = make_log(1_000)
+    log = make_log(ITEM_ENTRIES + 100)
     committed = asyncio.Event()
     held = 0
 
@@ -133,7 +133,7 @@ async def test_written_rows_are_committed_in_time_though_no_more_come() -> None:
     destination = Memory()
     destination.on_commit = signal(committed)
     async with reading(log) as reader:
-        gaps = planned(log, "static", 1_000, Intervals.of((100, 900)))
+        gaps = planned(log, "static", log.tree_size, Intervals.of((100, ITEM_ENTRIES)))
         settings = BackfillSettings(commit=CommitSettings(interval_s=0.01))
         result = await Run(reader, gaps, [log], destination=destination, settings=settings, hold=hold).result()
     assert destination.commits == [100, 100]
@@ -192,11 +192,11 @@ async def test_the_plan_and_the_outcome_are_logged() -> None:
         "log": "log",
         "url": log.info("static").base_url,
         "ranges": 2,
-        "items": 2,
+        "items": 1,
         "indices": 1_800,
         "log_level": "info",
     }
-    assert events(lines, "backfill planned") == [{"ranges": 3, "items": 5, "indices": 31_800, "log_level": "info"}]
+    assert events(lines, "backfill planned") == [{"ranges": 3, "items": 4, "indices": 31_800, "log_level": "info"}]
     failed = events(lines, "range failed, it stays missing")
     assert [(line["log"], line["start"], line["stop"]) for line in failed] == [
         ("lame", 512 * i, 512 * i + 256) for i in range(20)
