@@ -63,7 +63,7 @@ class Rewritten:
 class Compactor:
     """Rewrites batches of a plan; belongs to one thread.
 
-    Its memory does not grow with the files: 16 MiB of rows as they are read and again as they go apart, 96 MiB that
+    Its memory does not grow with the files: 16 MiB of rows as they are read and again as they go apart, 80 MiB that
     wait for their row group, and one row group as it is written.
     """
 

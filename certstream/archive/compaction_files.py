@@ -22,7 +22,7 @@ from certstream.intervals import Intervals
 
 _BREAKS: Final = 4  # in rows that come together, beside the gaps of the log: others of a part of it come later
 _BEYOND: Final = (1 << 63) - 1  # every index
-_WAITING_BYTES: Final = 96 << 20  # of rows whose row group is not full yet
+_WAITING_BYTES: Final = 80 << 20  # of rows whose row group is not full yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Target:
 class BatchFiles:
     """Writes the rows of one job after the other; each log's rows should come in order.
 
-    At most 96 MiB of rows wait for their row group to be full: past that, the log with most of them writes a smaller
+    At most 80 MiB of rows wait for their row group to be full: past that, the log with most of them writes a smaller
     one. Nothing is visible before a commit.
     """
 

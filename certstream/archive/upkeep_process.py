@@ -73,9 +73,16 @@ async def _started(root: Path) -> asyncio.subprocess.Process:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_BYTES,
+            env=_environment(),
         )
     except OSError as exc:
         raise StorageError(f"{root}: the process for upkeep cannot be started: {exc.strerror}") from exc
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the allocator that gives back what is free: a tenth less is resident."""
+    pool = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc"} if "jemalloc" in pa.supported_memory_backends() else {}
+    return pool | os.environ
 
 
 def _sys_path() -> list[str]:
@@ -122,8 +129,6 @@ def main(order: dict[str, Any]) -> None:
     """Be the child: do what the parent's line says, answer, and leave."""
     os.nice(_NICE)
     pa.set_cpu_count(1)
-    if "jemalloc" in pa.supported_memory_backends():
-        pa.set_memory_pool(pa.jemalloc_memory_pool())  # it gives back what is free: a tenth less is resident
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     structlog.configure(
