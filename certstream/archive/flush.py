@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
+import structlog
 
 from certstream.archive import storage
 from certstream.archive.buffer import PackedRows
@@ -19,6 +20,8 @@ from certstream.errors import StorageError
 from certstream.intervals import Intervals
 
 _JOINED: Final = 256
+
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class CrashError(StorageError):
@@ -100,13 +103,18 @@ class Flusher:
     def free_bytes(self) -> int | None:
         """Free bytes of the disk, None where it cannot be asked."""
         try:
-            return storage.free_bytes(self._committer.root)
+            with _named():
+                return storage.free_bytes(self._committer.root)
         except StorageError:
             return None
 
     def save_coverage(self) -> None:
-        """Remember what the files hold, for the next start."""
-        self._committer.coverage.save()
+        """Remember what the files hold, for the next start; where that fails, it is read again then."""
+        try:
+            with _named():
+                self._committer.coverage.save()
+        except StorageError as exc:
+            logger.warning("coverage cannot be remembered, it will be read again", error=str(exc))
 
 
 @contextmanager

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from certstream.archive.flush import distinct_rows
+from certstream.archive.commit import Committer
+from certstream.archive.flush import Flusher, distinct_rows
 from certstream.intervals import Intervals
 from tests.archive.archive_support import log_info, packed
 
 A = log_info()
 SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 8)).map(lambda span: (span[0], sum(span))), max_size=6)
+
+
+class _Unmanageable(Committer):
+    """A table about which nothing can be asked, by errors that nobody expects."""
+
+    @property
+    def root(self) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+
+def test_no_error_gets_out_of_what_is_done_beside_the_commits(tmp_path: Path) -> None:
+    committer = _Unmanageable(tmp_path)
+    flusher = Flusher(committer)
+    assert flusher.free_bytes() is None
+    del committer.coverage
+    with capture_logs() as lines:
+        flusher.save_coverage()
+    (line,) = lines
+    assert line["event"] == "coverage cannot be remembered, it will be read again"
+    assert "AttributeError" in str(line["error"])
 
 
 @given(SPANS, SPANS)
