@@ -82,6 +82,10 @@ class ArchiveParts:
         self._parts = AsyncExitStack()
         self._working: asyncio.Task[None] | None = None  # on what is asked of `jobs`
 
+    def heed(self, stop: asyncio.Event) -> None:
+        """Let the opening of these parts wait for nothing once `stop` is set. Say so before."""
+        self.sink.heed(stop)
+
     async def __aenter__(self) -> Self:
         """Open the table. Raises TableError where it is not ours to continue."""
         async with AsyncExitStack() as parts:

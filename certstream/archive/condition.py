@@ -31,6 +31,7 @@ class Condition:
         self.retry_at = 0.0  # of the event loop's clock; where there are failures
         self.last_error: str | None = None  # also when it is over
         self._is_hung = False
+        self._is_letting_go = False
 
     @property
     def is_failing(self) -> bool:
@@ -42,6 +43,7 @@ class Condition:
         if self.failures:
             logger.info("archive works again", rows=rows, failures=self.failures)
         self.failures = 0
+        self._is_letting_go = False
         self._metrics.available.set(1)
 
     def failed(self, exc: StorageError) -> None:
@@ -58,6 +60,18 @@ class Condition:
                 error=self.last_error,
                 kind=exc.kind,
                 exc_info=exc if isinstance(exc, CrashError) else None,
+            )
+
+    def let_go(self, rows: int) -> None:
+        """There was no room left, and so many rows were let go of."""
+        self._metrics.let_go_entries.inc(rows)
+        if not self._is_letting_go:
+            self._is_letting_go = True
+            logger.warning(
+                "archive's buffer is full, its rows are let go of and read again later",
+                rows=rows,
+                buffer_bytes=self._settings.buffer_bytes,
+                error=self.last_error,
             )
 
     @contextmanager

@@ -71,10 +71,11 @@ class Sink:
         self._buffer = Buffer(settings.buffer_bytes)
         self._changed = asyncio.Event()  # something may be due
         self._turn = asyncio.Event()  # set, and replaced, after each attempt to commit
+        self._stop = asyncio.Event()
+        self._opening: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._waiting_since = 0.0  # of the event loop's clock, like all times but `wall`
         self._crowded = False  # rows that are read again wait for room
-        self._letting_go = False
         self._save_at = 0.0
         self._last_commit_s: float | None = None
         self._free_bytes: int | None = None
@@ -82,18 +83,39 @@ class Sink:
         metrics.buffered_bytes.set_function(lambda: self._buffer.size_bytes)
 
     async def __aenter__(self) -> Self:
-        """Look at the table. Raises TableError where it is not ours to continue; any other failure is tried again."""
+        """Look at the table. Raises TableError where it is not ours to continue; any other failure is tried again.
+
+        A table that does not answer is waited for `begin_wait_s`, or until what `heed` named is set.
+        """
         try:
-            async with asyncio.timeout(self._settings.begin_wait_s):
-                await self._in_thread(self._flusher.open)
+            await self._open()
         except TableError:
             self._thread.shutdown(wait=False)
             raise
         except StorageError as exc:
             self._condition.failed(exc)
-        except TimeoutError:
-            self._condition.failed(StorageError("the table cannot be opened in time"))
+        except asyncio.CancelledError:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            raise
         return self
+
+    def heed(self, stop: asyncio.Event) -> None:
+        """Wait no longer for a table to open once `stop` is set. Say so before it is opened."""
+        self._stop = stop
+
+    async def _open(self) -> None:
+        self._opening = asyncio.create_task(self._in_thread(self._flusher.open), name="archive open")
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait(
+                [self._opening, stopped], timeout=self._settings.begin_wait_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopped.cancel()
+        if self._opening not in done:
+            self._opening.add_done_callback(lambda opening: opening.cancelled() or opening.exception())
+            raise StorageError("the table cannot be opened in time")
+        self._opening.result()
 
     async def __aexit__(self, *_: object) -> None:
         """Commit what is there, as far as time allows; the rest is read again at the next start."""
@@ -112,6 +134,8 @@ class Sink:
             )
 
     async def _finish(self) -> None:
+        if self._opening is None or not self._opening.done():
+            return
         if self._flushing is not None:
             await asyncio.shield(self._flushing)
         while self._buffer.waiting_rows or self._is_beginning:
@@ -174,7 +198,7 @@ class Sink:
         log.streamed = max(log.streamed, rows.stop)
         lane = self._buffer.live
         if not lane.has_room(rows):
-            self._note_let_go(lane.let_go())
+            self._condition.let_go(lane.let_go())
         self._add(lane.add, rows)
 
     # What is read again
@@ -273,17 +297,6 @@ class Sink:
         if self._is_full:
             self._changed.set()
 
-    def _note_let_go(self, rows: int) -> None:
-        self._metrics.let_go_entries.inc(rows)
-        if not self._letting_go:
-            self._letting_go = True
-            logger.warning(
-                "archive's buffer is full, its rows are let go of and read again later",
-                rows=rows,
-                buffer_bytes=self._settings.buffer_bytes,
-                error=self._condition.last_error,
-            )
-
     @property
     def _is_full(self) -> bool:
         """Whether as much waits as is to be committed at once."""
@@ -346,7 +359,6 @@ class Sink:
 
     def _succeeded(self, flush: Flush, flushed: Flushed, took_s: float) -> None:
         self._condition.worked(self._buffer.rows)
-        self._letting_go = False
         self._last_commit_s = self._wall()
         self._metrics.records_written.inc(flushed.inserted)
         if flush.parts:
@@ -360,20 +372,9 @@ class Sink:
         log.settle(position, settled)
         self._metrics.log(log.info.name).position.set(position)
         if taken_up:
-            self._note_taken_up(log)
+            log.announce(self.missing(log.info.base_url).count)
         if (taken_up or was_doubted) and not log.is_doubted:
             self._on_begun(log.info)
-
-    def _note_taken_up(self, log: ArchivedLog) -> None:
-        how = {"log": log.info.name, "position": log.archived, "streamed": log.streamed}
-        logger.info("archiving log", **how, missing=self.missing(log.info.base_url).count)
-        if log.is_doubted:
-            logger.warning(
-                "archive lacks rows below its position of the log, so its rows are looked at instead: the log was "
-                "created anew, or is followed from an earlier index than before",
-                **how,
-                first=log.first,
-            )
 
     async def _look_after(self) -> None:
         """What is done now and then, after a commit or a failure."""

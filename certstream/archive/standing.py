@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
 from certstream.ct.types import LogInfo
 from certstream.intervals import Intervals
+
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,18 @@ class ArchivedLog:
         if self.archived is None or self.is_doubted:
             self.is_doubted = settled.first_gap(self.first) < archived
         self.archived, self._settled = archived, settled
+
+    def announce(self, missing: int) -> None:
+        """Say how it stands, with so many entries to be read again."""
+        how = {"log": self.info.name, "position": self.archived, "streamed": self.streamed}
+        logger.info("archiving log", **how, missing=missing)
+        if self.is_doubted:
+            logger.warning(
+                "archive lacks rows below its position of the log, so its rows are looked at instead: the log was "
+                "created anew, or is followed from an earlier index than before",
+                **how,
+                first=self.first,
+            )
 
     def open(self) -> Intervals:
         """What is streamed and not settled."""

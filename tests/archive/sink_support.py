@@ -51,11 +51,13 @@ def positions(root: Path, *urls: str, version: int | None = None) -> list[int | 
     return [table.transaction_version(f"certstream.position:{url}") for url in urls]
 
 
-class Hanging:
-    """A table that does not answer whoever commits to it, until `end`: one of its files is a pipe without a writer."""
+class Pipe:
+    """A file whose readers wait until `end`: a pipe without a writer."""
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / storage.SIDE / "dropped.json"
+    def __init__(self, path: Path, content: bytes) -> None:
+        """`content` is what the reader gets at the end."""
+        self._path = path
+        self._content = content
         self._writer: int | None = None
         self._path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(self._path)
@@ -76,13 +78,28 @@ class Hanging:
                     await asyncio.sleep(0.01)
 
     def end(self) -> None:
-        """Let whoever waits go on, with nothing dropped on purpose, and nobody wait again."""
+        """Let whoever waits go on, and nobody wait again."""
         if not self._path.exists():
             return
         writer = os.open(self._path, os.O_RDWR) if self._writer is None else self._writer
         self._path.unlink()
-        os.write(writer, b'{"version": 1, "dropped": {}}')
+        os.write(writer, self._content)
         os.close(writer)
+
+
+class Hanging(Pipe):
+    """A table that does not answer whoever commits to it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root / storage.SIDE / "dropped.json", b'{"version": 1, "dropped": {}}')
+
+
+class Unopenable(Pipe):
+    """A table, empty yet, that does not answer whoever opens it."""
+
+    def __init__(self, root: Path) -> None:
+        Committer(root).look()
+        super().__init__(root / storage.DELTA_LOG / "_last_checkpoint", b"")
 
 
 class Blocked:

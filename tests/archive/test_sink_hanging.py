@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from certstream.archive.commit import Committer
 from certstream.metrics import Metrics
 from tests.archive.archive_support import held, log_info, packed, url
-from tests.archive.sink_support import MANUAL, Hanging, running, sink, until
+from tests.archive.sink_support import MANUAL, Hanging, Unopenable, running, sink, until
 
 A = log_info(0)
 
@@ -48,6 +48,37 @@ async def test_a_commit_that_hangs_is_a_failure_until_it_ends(tmp_path: Path) ->
     assert [line["event"] for line in lines if line["event"] != "archiving log"] == [
         "archive cannot be written, rows are kept", "table answers again",
     ]  # fmt: skip
+
+
+async def test_a_table_that_hangs_as_it_is_opened_is_waited_for_no_longer_than_the_service_is_wanted(
+    tmp_path: Path,
+) -> None:
+    with Unopenable(tmp_path) as table:
+        own = sink(tmp_path, replace(MANUAL, begin_wait_s=3600, close_wait_s=3600))
+        stop = asyncio.Event()
+        own.heed(stop)
+        async with asyncio.timeout(60):
+            entering = asyncio.create_task(own.__aenter__())
+            await table.reached()
+            assert not entering.done()
+            stop.set()
+            assert await entering is own
+            assert own.is_failing
+            own.take(packed(A, 0, 20))
+            await own.__aexit__(None, None, None)
+    assert own.status().buffered_rows == 20
+
+
+async def test_a_table_that_hangs_as_it_is_opened_is_archived_to_once_it_answers(tmp_path: Path) -> None:
+    with Unopenable(tmp_path) as table:
+        settings = replace(MANUAL, begin_wait_s=0.1, retry_initial_s=0.01)
+        async with running(sink(tmp_path, settings)) as own:
+            assert own.is_failing
+            own.take(packed(A, 0, 20))
+            table.end()
+            await until(own, lambda: own.archived(url(0)) == 20)
+            assert own.status().state == "healthy"
+    assert held(tmp_path) == {url(0): list(range(20))}
 
 
 async def test_a_commit_that_takes_less_is_none(tmp_path: Path) -> None:
