@@ -20,6 +20,7 @@ from certstream.ct.types import LogInfo, LogKind
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
+from tests.archive.sink_support import Hanging, positions
 from tests.e2e.command_support import (
     MAIN,
     STAGING,
@@ -106,18 +107,31 @@ async def test_everything_that_is_streamed_is_archived_over_a_restart(
 async def test_the_start_of_a_log_is_committed_before_its_first_entry(
     tmp_path: Path, start_service: StartService, simulate: Simulate
 ) -> None:
+    """Entries are there at once, but the first commit hangs: for a second, in which a log would have been streamed."""
     log = SimulatedLog("log", kinds={"static"}, initial=300, seed=3)
     server = await simulate(log)
-    service = await start_service(archiving(server.infos(), delta_sink={"flush_interval_secs": 3600}))
-    await service.until_following(*server.infos())
+    main, url = tmp_path / MAIN, url_of(log, "static")
+    Committer(main).look()
+    options = archiving(server.infos(), delta_sink={"flush_interval_secs": 3600})
+    options["static_logs"][0]["start"] = 0
+    nobody = log.faults.add(Fault(FaultKind.UNAVAILABLE))
+    service = await start_service(options)
     async with service.listen() as client:
-        log.grow(64)
-        await client.until_index("log static", 363)
-        service.send(signal.SIGKILL)
-        await service.exit_code()
-    committer = Committer(tmp_path / MAIN)
-    assert committer.position(committer.look(), url_of(log, "static")) == 300
-    assert held(tmp_path / MAIN) == {}
+        with Hanging(main) as table:
+            log.faults.remove(nobody)
+            await table.reached()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    await client.until_index("log static", 0)
+            assert client.indices("log static") == []
+            assert positions(main, url) == [None]
+            table.end()
+            await client.until_index("log static", 0)
+            service.send(signal.SIGKILL)
+            await service.exit_code()
+    assert not [line for line in service.lines if line["event"].startswith("archive takes long")]
+    assert positions(main, url) == [0]
+    assert held(main) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
