@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -20,6 +20,8 @@ from certstream.config import Config, MaintenanceConfig
 from certstream.errors import CertstreamError
 from certstream.metrics import ArchiveMetrics
 from certstream.serve.health import JobHealth
+
+_FIRST_S: Final = 300  # after the start: a service restarted more often than the interval is maintained as well
 
 log = structlog.get_logger(__name__)
 
@@ -50,15 +52,22 @@ def _figures(result: UpkeepResult) -> dict[str, Any]:
 
 
 class UpkeepTask:
-    """Passes at intervals, the first one an interval after the start."""
+    """Passes at intervals, the first one at most five minutes after the start."""
 
     def __init__(
-        self, main: Path, config: Config, metrics: ArchiveMetrics, *, clock: Callable[[], float] = time.time
+        self,
+        main: Path,
+        config: Config,
+        metrics: ArchiveMetrics,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._main = main
         self._config = config
         self._metrics = metrics
         self._clock = clock
+        self._sleep = sleep
         self._health = JobHealth()
 
     def health(self) -> JobHealth:
@@ -67,9 +76,12 @@ class UpkeepTask:
 
     async def run(self) -> None:
         """Do passes until cancelled, if they are on. A failing one is logged, and tried again at the next interval."""
+        interval_s = self._config.maintenance.interval_secs
+        pause_s = min(interval_s, _FIRST_S)
         while self._config.maintenance.enabled:
-            await asyncio.sleep(self._config.maintenance.interval_secs)
+            await self._sleep(pause_s)
             await self._pass()
+            pause_s = interval_s
 
     async def _pass(self) -> None:
         metrics = self._metrics
