@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -37,8 +37,8 @@ class DroppedRows:
     rows: int = 0
 
 
-def drop_before(committer: Committer, first: date) -> DroppedRows:
-    """Remove the partitions of days before that one, and with them their rows.
+def drop_old(committer: Committer, today: date, days: int) -> DroppedRows:
+    """Remove the partitions of more than so many days before today, as `first_kept` says, and with them their rows.
 
     Their indices are recorded before: they are no gap, and are not fetched again. Raises StorageError.
     """
@@ -46,8 +46,9 @@ def drop_before(committer: Committer, first: date) -> DroppedRows:
 
     def choose(snapshot: Snapshot) -> Sequence[TableFile]:
         nonlocal rows
-        limit = first.isoformat()
-        old = [file for file in snapshot.files() if is_day(file.date) and file.date < limit]
+        dated = [file for file in snapshot.files() if is_day(file.date)]
+        first = first_kept({date.fromisoformat(file.date) for file in dated}, today, days)
+        old = [file for file in dated if date.fromisoformat(file.date) < first]
         # Of this very snapshot, which the commit follows: rows that came since the last attempt are recorded as well
         rows = _record(committer, old)
         return old
@@ -57,6 +58,34 @@ def drop_before(committer: Committer, first: date) -> DroppedRows:
     if dates:
         log.info("old partitions dropped", partitions=len(dates), first=dates[0], last=dates[-1], rows=rows)
     return DroppedRows(len(dates), rows if dates else 0)
+
+
+def first_kept(held: Collection[date], today: date, days: int) -> date:
+    """The first day that is kept of those that a table holds.
+
+    That is so many days before today. But where that would leave no day, or the next one that stays lies more than so
+    many days behind the newest one that would go, the clock may be wrong, and what it says cannot be undone: days are
+    then counted back from that newest one. After a true pause this lasts until the days behind it are old themselves.
+    """
+    first = _back(today, days)
+    newest = max((day for day in held if day < first), default=None)
+    if newest is None:
+        return first
+    following = min((day for day in held if day >= first), default=today)
+    if (following - newest).days <= days:
+        return first
+    log.warning(
+        "old partitions are kept: nothing was archived for longer than days are kept, is the clock right?",
+        newest=str(newest), following=str(following), today=str(today), keep_days=days,
+    )  # fmt: skip
+    return _back(newest, days)
+
+
+def _back(day: date, days: int) -> date:
+    try:
+        return day - timedelta(days=days)
+    except OverflowError:
+        return date.min
 
 
 def _record(committer: Committer, files: Iterable[TableFile]) -> int:
@@ -71,14 +100,6 @@ def _record(committer: Committer, files: Iterable[TableFile]) -> int:
     if parts:
         committer.dropped.add({url: Intervals.union_of(sets) for url, sets in parts.items()})
     return rows
-
-
-def keep_from(today: date, days: int) -> date:
-    """The first day whose rows are kept when those of so many days before today are."""
-    try:
-        return today - timedelta(days=days)
-    except OverflowError:
-        return date.min
 
 
 def retention(committer: Committer, hours: int) -> int:

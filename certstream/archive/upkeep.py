@@ -18,7 +18,7 @@ from certstream.archive import storage
 from certstream.archive.commit import Committer
 from certstream.archive.compaction import CancelledError, Compactor, ContentError, Rewritten, UnreadableError
 from certstream.archive.compaction_plan import Batch, Rules, plan
-from certstream.archive.retention import drop_before, keep_from, retention, sweep, vacuum
+from certstream.archive.retention import drop_old, retention, sweep, vacuum
 from certstream.archive.table import TableFile
 from certstream.errors import StorageError
 from certstream.locks import FileLock
@@ -96,7 +96,7 @@ class Upkeep:
         if self._settings.keep_days is None:
             return result
         today = datetime.fromtimestamp(self._clock(), UTC).date()
-        dropped = drop_before(self._committer, keep_from(today, self._settings.keep_days))
+        dropped = drop_old(self._committer, today, self._settings.keep_days)
         return replace(result, partitions_dropped=dropped.partitions, rows_dropped=dropped.rows)
 
     def _rewrite(self, result: UpkeepResult, cancelled: threading.Event) -> tuple[UpkeepResult, StorageError | None]:

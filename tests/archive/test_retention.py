@@ -12,22 +12,23 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import structlog
 from deltalake import DeltaTable
 
 from certstream.archive import table
 from certstream.archive.commit import Committer
 from certstream.archive.dropped import Dropped
-from certstream.archive.retention import DroppedRows, drop_before, keep_from
+from certstream.archive.retention import DroppedRows, drop_old, first_kept
 from certstream.archive.upkeep import Upkeep
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from tests.archive.archive_support import committed_files, data_files, held, rows, url
 from tests.archive.upkeep_support import (
-    CLOSED,
     OPEN,
     A,
     B,
     append_foreign,
+    contents,
     fill,
     fill_mixed,
     flush,
@@ -42,6 +43,12 @@ RETENTION = "delta.deletedFileRetentionDuration"
 
 def days_ago(days: int) -> str:
     return (datetime.now(UTC) - timedelta(days=days)).date().isoformat()
+
+
+def fill_old_and_young(root: Path) -> None:
+    """Ten rows of a day 40 days ago, and one of a day 20 days ago."""
+    fill(root, range(10), date=days_ago(40))
+    fill(root, [0], log_url=B, date=days_ago(20))
 
 
 def made_ago(path: Path, hours: float) -> None:
@@ -111,8 +118,9 @@ def test_partitions_older_than_the_days_kept_go_and_are_recorded(tmp_path: Path)
 def test_dropped_rows_are_no_gap_below_an_archived_position(tmp_path: Path) -> None:
     committer = Committer(tmp_path)
     committer.add(starts={A: 0})
-    fill(tmp_path, range(10), date=CLOSED)
+    fill_old_and_young(tmp_path)
     upkeep(tmp_path, keep_days=30)
+    assert held(tmp_path) == {B: [0]}
     fill(tmp_path, range(10, 20))
     assert committer.add(limits={A: 100}).positions == {A: 20}
 
@@ -125,9 +133,51 @@ def test_without_days_to_keep_everything_stays(tmp_path: Path) -> None:
     assert not (tmp_path / "_certstream" / "dropped.json").exists()
 
 
-def test_the_first_day_kept_lies_as_many_days_back() -> None:
-    assert keep_from(date(2026, 3, 1), 1) == date(2026, 2, 28)
-    assert keep_from(date(2026, 3, 1), 10**9) == date.min
+@pytest.mark.parametrize(
+    ("held_days", "days", "first"),
+    [
+        (["2026-02-26", "2026-02-27", "2026-02-28"], 1, "2026-02-28"),
+        (["2026-02-28", "2026-03-01"], 1, "2026-02-28"),
+        (["2025-12-01", "2026-01-01", "2026-02-01"], 45, "2026-01-15"),  # by hand, once a month
+        ([], 1, "2026-02-28"),
+        (["2026-01-01", "2026-03-01"], 10**9, "0001-01-01"),
+        (["2025-01-01", "2025-12-01", "2036-01-01"], 400, "2025-01-25"),  # the clock was wrong, and is right again
+    ],
+)
+def test_days_are_counted_back_from_today(held_days: list[str], days: int, first: str) -> None:
+    held_dates = [date.fromisoformat(day) for day in held_days]
+    assert first_kept(held_dates, date(2026, 3, 1), days) == date.fromisoformat(first)
+
+
+@pytest.mark.parametrize(
+    ("held_days", "days", "first"),
+    [
+        (["2026-02-01"], 20, "2026-01-12"),
+        (["2026-01-11", "2026-01-12", "2026-02-01"], 20, "2026-01-12"),
+        (["2025-09-01", "2025-10-25", "2025-11-23", "2026-02-27", "2026-03-01"], 30, "2025-10-24"),
+        (["0001-01-02"], 20, "0001-01-01"),
+    ],
+)
+def test_behind_a_pause_longer_than_the_days_kept_they_are_counted_back_from_its_begin(
+    held_days: list[str], days: int, first: str
+) -> None:
+    held_dates = [date.fromisoformat(day) for day in held_days]
+    assert first_kept(held_dates, date(2026, 3, 1), days) == date.fromisoformat(first)
+
+
+def test_a_clock_that_jumps_ahead_drops_nothing_and_is_said(tmp_path: Path) -> None:
+    ten_years_s = 3650 * 24 * HOUR_S
+    for days in (20, 10, 0):
+        fill(tmp_path, range(days * 10, days * 10 + 10), date=days_ago(days))
+    before = contents(tmp_path)
+    with structlog.testing.capture_logs() as lines:
+        assert upkeep(tmp_path, keep_days=30, later_s=ten_years_s).partitions_dropped == 0
+    (line,) = (line for line in lines if "is the clock right?" in line["event"])
+    assert (line["log_level"], line["newest"]) == ("warning", days_ago(0))
+    fill(tmp_path, range(500, 510), date=days_ago(-3650))  # the sink goes by that clock, too
+    assert upkeep(tmp_path, keep_days=30, later_s=ten_years_s).partitions_dropped == 0
+    assert contents(tmp_path)[: len(before)] == before
+    assert Dropped(tmp_path).of(A) == Intervals()
 
 
 def test_a_partition_that_is_no_day_is_never_dropped(tmp_path: Path) -> None:
@@ -149,35 +199,35 @@ class SlowDropped(Dropped):
         super().add(covers)
         self.records.append(dict(covers))
         if len(self.records) == 1:
-            fill(self.root, range(50, 60), date=CLOSED)
+            fill(self.root, range(50, 60), date=days_ago(40))
 
 
 def test_rows_that_come_into_an_old_partition_meanwhile_are_recorded_too(tmp_path: Path) -> None:
-    fill(tmp_path, range(10), date=CLOSED)
+    fill_old_and_young(tmp_path)
     committer = Committer(tmp_path)
     committer.dropped = slow = SlowDropped(tmp_path)
-    assert drop_before(committer, date(2021, 1, 1)) == DroppedRows(1, 20)
-    assert held(tmp_path) == {}
+    assert drop_old(committer, date.fromisoformat(days_ago(0)), 30) == DroppedRows(1, 20)
+    assert held(tmp_path) == {B: [0]}
     assert Dropped(tmp_path).of(A) == Intervals.of((0, 10), (50, 60))
     assert len(slow.records) == 2
 
 
 def test_a_crash_between_record_and_commit_is_made_good_by_the_next_pass(tmp_path: Path) -> None:
-    fill(tmp_path, range(10), date=CLOSED)
+    fill_old_and_young(tmp_path)
     Dropped(tmp_path).add({A: Intervals.of((0, 10))})
-    assert held(tmp_path) == {A: list(range(10))}
+    assert held(tmp_path) == {A: list(range(10)), B: [0]}
     assert upkeep(tmp_path, keep_days=30).rows_dropped == 10
-    assert held(tmp_path) == {}
+    assert held(tmp_path) == {B: [0]}
     assert Dropped(tmp_path).of(A) == Intervals.of((0, 10))
 
 
 def test_where_nothing_can_be_recorded_nothing_is_dropped(tmp_path: Path) -> None:
-    fill(tmp_path, range(10), date=CLOSED)
+    fill_old_and_young(tmp_path)
     (tmp_path / "_certstream").mkdir()
     (tmp_path / "_certstream" / "dropped.json").write_text("{")
     with pytest.raises(StorageError, match=r"dropped\.json"):
         upkeep(tmp_path, keep_days=30)
-    assert held(tmp_path) == {A: list(range(10))}
+    assert held(tmp_path) == {A: list(range(10)), B: [0]}
 
 
 def test_files_that_were_replaced_stay_for_the_retention_and_earlier_versions_with_them(tmp_path: Path) -> None:
