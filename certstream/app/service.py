@@ -171,6 +171,7 @@ class Service:
             parts.callback(self._publisher.close)
             await parts.enter_async_context(self._state)
             if self._archive is not None:
+                self._archive.heed(stop)
                 await parts.enter_async_context(self._archive)
             await parts.enter_async_context(self._http)
             supervisor = self._supervisor = Supervisor([self._tailer(entry) for entry in self._logs])
