@@ -20,7 +20,7 @@ from certstream.ct.types import LogInfo, LogKind
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
-from tests.archive.sink_support import Hanging, positions
+from tests.archive.sink_support import Hanging, Unopenable, positions
 from tests.e2e.command_support import (
     MAIN,
     STAGING,
@@ -441,3 +441,26 @@ async def test_only_the_logs_that_the_configuration_names_are_backfilled(
     await service.start(serving=False)
     assert await service.exit_code() == 1
     assert "backfill.logs: no log has 'argon' in its name or URL" in service.lines[-1]["event"]
+
+
+async def test_a_table_that_hangs_on_opening_keeps_neither_the_streams_nor_the_end(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=10, seed=3)
+    server = await simulate(log)
+    with Unopenable(tmp_path / MAIN) as table:
+        service = await start_service(archiving(server.infos()))
+        await service.until_following(*server.infos())
+        async with service.listen() as client:
+            log.grow(50)
+            await client.until_index("log static", 59)
+        assert (await service.health())["archive"]["state"] == "failing"
+        code, seconds = await service.stop()
+        assert (code, seconds < 5) == (0, True)
+        assert stands_at(service, url_of(log, "static")) == 60
+        await service.start(serving=False)
+        await table.reached()
+        code, seconds = await service.stop()
+        assert (code, seconds < 5) == (0, True)
+    await service.start()
+    await eventually(lambda: rows_of(tmp_path / MAIN, url_of(log, "static")) == list(range(10, 60)))
