@@ -32,7 +32,8 @@ from certstream.errors import StorageError
 _NAME: Final = "certstream-upkeep"  # only for people who list processes, as the table's path behind it
 # As multiprocessing does it: modules come from where the parent has its own, whatever the working directory is
 _START: Final = (
-    "import json, sys; order = json.loads(sys.stdin.readline()); sys.path[:] = order['sys_path']; "
+    "import json, sys; line = sys.stdin.readline(); line.endswith('\\n') or sys.exit(1); "  # the parent is gone
+    "order = json.loads(line); sys.path[:] = order['sys_path']; "
     "from certstream.archive.upkeep_process import main; main(order)"
 )
 _NICE: Final = 19
@@ -143,8 +144,9 @@ def main(order: dict[str, Any]) -> None:
 
     def work() -> None:
         try:
-            answers.write(json.dumps(_answer(order, cancelled)) + "\n")
-            answered.set()
+            with suppress(BrokenPipeError):  # the parent is gone, also where it was a log line that said so
+                answers.write(json.dumps(_answer(order, cancelled)) + "\n")
+                answered.set()
         finally:
             woken.set()
 

@@ -232,8 +232,9 @@ def test_it_ends_with_its_parent_however_that_ends(tmp_path: Path, how: signal.S
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         process.send_signal(how)
-        process.wait(_WAIT_S)
+        _, errors = process.communicate(timeout=_WAIT_S)  # of both, once both are gone
         wait_until_gone(pid)
+    assert errors == ""
     assert committed_files(table) == before == data_files(table)
 
 
