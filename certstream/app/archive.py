@@ -19,9 +19,9 @@ from certstream.app.reread import Rereader
 from certstream.app.settings import log_client
 from certstream.app.upkeep import UpkeepTask
 from certstream.archive.commit import Committer
-from certstream.archive.sink import Sink
-from certstream.archive.staging import check_staging
-from certstream.archive.standing import SinkSettings
+from certstream.archive.merge.staging import check_staging
+from certstream.archive.sink.sink import Sink
+from certstream.archive.sink.standing import SinkSettings
 from certstream.archive.storage import local_path
 from certstream.client.base import LogClient, ReadSettings
 from certstream.client.clock import Clock

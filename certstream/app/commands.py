@@ -20,8 +20,8 @@ from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.settings import configured_logs
 from certstream.app.threads import in_thread
 from certstream.app.upkeep import maintained
-from certstream.archive import staging as staging_tables
 from certstream.archive.coverage import LookCancelledError
+from certstream.archive.merge import staging as staging_tables
 from certstream.archive.storage import local_path
 from certstream.backfill.report import NOTHING, plan_table
 from certstream.config import Config, LoadedConfig

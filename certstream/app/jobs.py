@@ -18,7 +18,7 @@ from certstream.app.backfill import Ceiling, Tables, chosen_logs, fill, survey, 
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.threads import in_thread
 from certstream.archive.coverage import LookCancelledError
-from certstream.archive.staging import check_staging, staging_lock
+from certstream.archive.merge.staging import check_staging, staging_lock
 from certstream.backfill.result import Result
 from certstream.backfill.run import BackfillSettings
 from certstream.config import Config

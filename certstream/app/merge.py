@@ -13,8 +13,8 @@ import structlog
 from certstream.app.threads import in_thread
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings
-from certstream.archive.merge import Merge, MergeCancelledError, MergeResult
-from certstream.archive.staging import is_staged, staging_lock, sweep_staging
+from certstream.archive.merge.merge import Merge, MergeCancelledError, MergeResult
+from certstream.archive.merge.staging import is_staged, staging_lock, sweep_staging
 from certstream.progress import Progress
 
 Settled: TypeAlias = Callable[[int, int], None]

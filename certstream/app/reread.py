@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
-from certstream.archive.buffer import PackedRows
-from certstream.archive.sink import Sink
+from certstream.archive.sink.buffer import PackedRows
+from certstream.archive.sink.sink import Sink
 from certstream.backfill.fetch import Hold, LogFetcher, RetrySettings
 from certstream.backfill.planner import LogPlan
 from certstream.certs.batch import decode

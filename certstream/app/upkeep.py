@@ -14,8 +14,8 @@ import structlog
 from certstream.app.backfill import write_settings
 from certstream.app.threads import in_thread
 from certstream.archive.commit import Committer
-from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
-from certstream.archive.upkeep_process import run_upkeep
+from certstream.archive.upkeep.process import run_upkeep
+from certstream.archive.upkeep.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from certstream.config import Config, MaintenanceConfig
 from certstream.errors import CertstreamError
 from certstream.metrics import ArchiveMetrics

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from certstream.app.reread import Rereader
-from certstream.archive.buffer import PackedRows
 from certstream.archive.commit import Committer
-from certstream.archive.sink import Sink
-from certstream.archive.standing import SinkSettings
+from certstream.archive.sink.buffer import PackedRows
+from certstream.archive.sink.sink import Sink
+from certstream.archive.sink.standing import SinkSettings
 from certstream.backfill.fetch import RetrySettings
 from certstream.client.base import LogClient, ReadSettings
 from certstream.client.clock import Clock

@@ -11,8 +11,8 @@ from typing import Any, Final
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from certstream.archive.buffer import PackedRows
 from certstream.archive.schema import PARTITION
+from certstream.archive.sink.buffer import PackedRows
 from certstream.certs.arrow import SCHEMA
 from certstream.ct.types import LogInfo
 

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings, write_file
-from certstream.archive.merge import Merge, MergeResult
+from certstream.archive.merge.merge import Merge, MergeResult
 from certstream.archive.schema import NATIVE, PARTITION, TableFormat
 from certstream.archive.table import Table
 from tests.archive.archive_support import rows, url

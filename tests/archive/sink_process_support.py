@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from certstream.archive.commit import Committer
-from certstream.archive.sink import Sink
-from certstream.archive.standing import SinkSettings
+from certstream.archive.sink.sink import Sink
+from certstream.archive.sink.standing import SinkSettings
 from certstream.ct.types import LogInfo
 from certstream.metrics import Metrics
 from tests.archive.archive_support import log_info, packed

@@ -14,8 +14,8 @@ from deltalake import DeltaTable
 
 from certstream.archive import storage
 from certstream.archive.commit import Committer
-from certstream.archive.sink import Sink
-from certstream.archive.standing import SinkSettings
+from certstream.archive.sink.sink import Sink
+from certstream.archive.sink.standing import SinkSettings
 from certstream.metrics import ArchiveMetrics, Metrics
 from tests.archive.archive_support import DATE
 

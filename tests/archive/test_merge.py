@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from certstream.archive import staged
 from certstream.archive.commit import FENCE, Committer
-from certstream.archive.merge import Merge, MergeCancelledError, MergeResult
+from certstream.archive.merge import staged
+from certstream.archive.merge.merge import Merge, MergeCancelledError, MergeResult
+from certstream.archive.merge.staging import is_staged
 from certstream.archive.schema import NATIVE
-from certstream.archive.staging import is_staged
 from certstream.archive.table import Table
 from certstream.errors import ConfigError, StorageError
 from certstream.intervals import Intervals
@@ -110,7 +110,7 @@ LIMITED: Final = """
 import resource, sys, threading
 from pathlib import Path
 from certstream.archive.commit import Committer
-from certstream.archive.merge import Merge
+from certstream.archive.merge.merge import Merge
 from certstream.errors import StorageError
 
 main, staging = map(Path, sys.argv[1:])

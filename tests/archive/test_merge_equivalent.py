@@ -13,9 +13,10 @@ from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certstream.archive import merge_tasks, takeover
 from certstream.archive.datafile import WriteSettings
-from certstream.archive.merge import MergeResult
+from certstream.archive.merge import takeover
+from certstream.archive.merge import tasks as merge_tasks
+from certstream.archive.merge.merge import MergeResult
 from certstream.archive.schema import KEY
 from tests.archive.archive_support import committed_files, data_files, rows, url
 from tests.archive.merge_support import fill, merge

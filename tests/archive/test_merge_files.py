@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from certstream.archive import commit, merge_tasks, staged, storage, takeover
+from certstream.archive import commit, storage
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings
-from certstream.archive.merge import Merge, MergeCancelledError, MergeResult
+from certstream.archive.merge import staged, takeover
+from certstream.archive.merge import tasks as merge_tasks
+from certstream.archive.merge.merge import Merge, MergeCancelledError, MergeResult
 from certstream.archive.table import Snapshot, Table
 from certstream.errors import StorageError
 from tests.archive.archive_support import DATE, committed_files, data_files, held, rows

@@ -12,7 +12,7 @@ import pybase64
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from certstream.archive.merge import MergeResult
+from certstream.archive.merge.merge import MergeResult
 from certstream.archive.schema import NATIVE, PARTITION, TableFormat
 from certstream.archive.table import Table
 from certstream.errors import StorageError, TableError

@@ -16,8 +16,8 @@ from deltalake import DeltaTable, write_deltalake
 from certstream.archive import storage
 from certstream.archive.commit import Committed, Committer
 from certstream.archive.datafile import DataFile, WriteSettings, write_file
-from certstream.archive.merge import MergeResult
-from certstream.archive.staging import is_staged, sweep_staging
+from certstream.archive.merge.merge import MergeResult
+from certstream.archive.merge.staging import is_staged, sweep_staging
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from tests.archive.archive_support import DATE, committed_files, data_files, held, rows
@@ -184,7 +184,7 @@ from pathlib import Path
 import shutil
 import certstream.archive.commit
 from certstream.archive.commit import Committer
-from certstream.archive.merge import Merge
+from certstream.archive.merge.merge import Merge
 {crash} = lambda *_, **__: os._exit(9)
 main, staging = map(Path, sys.argv[1:])
 Merge(Committer(main), staging, batch_rows=10).run(threading.Event())

@@ -16,7 +16,7 @@ from certstream.archive.commit import Committer
 from certstream.archive.coverage import CoverageCache
 from certstream.archive.datafile import write_file
 from certstream.archive.schema import NATIVE
-from certstream.archive.sink import Sink
+from certstream.archive.sink.sink import Sink
 from certstream.certs.arrow import SCHEMA
 from certstream.certs.batch import decode
 from certstream.ct.rfc6962 import frame_entries

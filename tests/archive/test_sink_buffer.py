@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certstream.archive.buffer import Buffer, Lane, PackedRows, pack
+from certstream.archive.sink.buffer import Buffer, Lane, PackedRows, pack
 from certstream.certs.batch import decode
 from certstream.ct.rfc6962 import frame_entries
 from certstream.intervals import Intervals

@@ -10,10 +10,10 @@ import pyarrow as pa
 from structlog.testing import capture_logs
 
 from certstream.archive import storage
-from certstream.archive.buffer import PackedRows
 from certstream.archive.commit import Committer
-from certstream.archive.sink import Sink
-from certstream.archive.standing import SinkSettings
+from certstream.archive.sink.buffer import PackedRows
+from certstream.archive.sink.sink import Sink
+from certstream.archive.sink.standing import SinkSettings
 from certstream.ct.types import LogInfo
 from certstream.intervals import Intervals
 from certstream.metrics import Metrics

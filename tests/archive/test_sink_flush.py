@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from certstream.archive.commit import Committer
-from certstream.archive.flush import Flusher, distinct_rows
+from certstream.archive.sink.flush import Flusher, distinct_rows
 from certstream.intervals import Intervals
 from tests.archive.archive_support import log_info, packed
 

@@ -60,8 +60,8 @@ _FULL = """
 import asyncio, os, resource, sys
 from pathlib import Path
 from certstream.archive.commit import Committer
-from certstream.archive.sink import Sink
-from certstream.archive.standing import SinkSettings
+from certstream.archive.sink.sink import Sink
+from certstream.archive.sink.standing import SinkSettings
 from certstream.metrics import Metrics
 from tests.archive.archive_support import log_info, packed
 

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from certstream.archive import storage
-from certstream.archive.staging import check_staging, is_staged, staging_lock, sweep_staging
+from certstream.archive.merge.staging import check_staging, is_staged, staging_lock, sweep_staging
 from certstream.errors import ConfigError, StorageError
 from tests.archive.merge_support import fill_indices, picture
 
@@ -139,7 +139,7 @@ def test_a_process_that_is_killed_holds_nothing(tmp_path: Path) -> None:
     script = """
 import os, sys
 from pathlib import Path
-from certstream.archive.staging import staging_lock
+from certstream.archive.merge.staging import staging_lock
 staging_lock(Path(sys.argv[1])).take()
 os._exit(9)
 """

@@ -12,7 +12,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import is_dense
-from certstream.archive.upkeep import UpkeepResult
+from certstream.archive.upkeep.upkeep import UpkeepResult
 from certstream.intervals import Intervals
 from tests.archive.archive_support import (
     committed_files,

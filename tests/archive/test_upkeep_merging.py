@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certstream.archive import compaction, compaction_files
 from certstream.archive.commit import Committer
-from certstream.archive.compaction_plan import FAN_IN, SPARSE_RUNS, TIER, Batch, Rules, is_day, plan
 from certstream.archive.datafile import WriteSettings
-from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
+from certstream.archive.upkeep import compaction, compaction_files
+from certstream.archive.upkeep.compaction_plan import FAN_IN, SPARSE_RUNS, TIER, Batch, Rules, is_day, plan
+from certstream.archive.upkeep.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from certstream.intervals import Intervals
 from tests.archive.archive_support import held, many_rows, rows, url
 from tests.archive.upkeep_support import (

@@ -18,11 +18,11 @@ import pytest
 import structlog
 from deltalake import write_deltalake
 
-from certstream.archive import upkeep_process
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings
-from certstream.archive.upkeep import UpkeepResult, UpkeepSettings
-from certstream.archive.upkeep_process import run_upkeep
+from certstream.archive.upkeep import process as upkeep_process
+from certstream.archive.upkeep.process import run_upkeep
+from certstream.archive.upkeep.upkeep import UpkeepResult, UpkeepSettings
 from certstream.errors import StorageError
 from certstream.locks import FileLock
 from tests.archive.archive_support import committed_files, data_files, held, rows, url
@@ -39,8 +39,8 @@ import asyncio, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from certstream.archive.datafile import WriteSettings
-from certstream.archive.upkeep import UpkeepSettings
-from certstream.archive.upkeep_process import run_upkeep
+from certstream.archive.upkeep.upkeep import UpkeepSettings
+from certstream.archive.upkeep.process import run_upkeep
 
 async def main():
     work = asyncio.create_task(run_upkeep(Path(sys.argv[2]), UpkeepSettings(quiet_s=0), write=WriteSettings()))

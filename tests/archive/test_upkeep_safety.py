@@ -10,13 +10,14 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from certstream.archive import compaction, storage
+from certstream.archive import storage
 from certstream.archive.commit import Committer
-from certstream.archive.compaction import ContentError, UnreadableError
 from certstream.archive.datafile import DataFile, WriteSettings, is_dense
 from certstream.archive.schema import TableFormat
 from certstream.archive.table import Snapshot, TableFile
-from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
+from certstream.archive.upkeep import compaction
+from certstream.archive.upkeep.compaction import ContentError, UnreadableError
+from certstream.archive.upkeep.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from certstream.locks import FileLock
@@ -183,6 +184,8 @@ def test_a_second_pass_at_the_same_time_is_refused_and_names_the_first(tmp_path:
 
 
 def test_without_the_lock_two_passes_at_once_double_nothing(tmp_path: Path) -> None:
+    Committer(tmp_path).look()
+    upkeep(tmp_path)  # the log remembers removed files from now on
     fill_mixed(tmp_path, files=4, logs=3, rows_each=10)
     before = contents(tmp_path)
     both_wrote = threading.Barrier(2)

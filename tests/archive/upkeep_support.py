@@ -13,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import DataFile, WriteSettings, write_file
-from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
+from certstream.archive.upkeep.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from certstream.certs.arrow import SCHEMA
 from tests.archive.archive_support import rows, url
 

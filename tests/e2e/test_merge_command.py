@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings, write_file
-from certstream.archive.staging import staging_lock
+from certstream.archive.merge.staging import staging_lock
 from tests.archive.archive_support import DATE, committed_files, data_files, held, many_rows, url
 from tests.e2e.command_support import MAIN, STAGING, Command, archive_options, fill, run, snapshot_of, until_begun
 

@@ -19,11 +19,11 @@ from typing import Final, Self, TypeVar, TypeVarTuple
 
 import structlog
 
-from certstream.archive.buffer import Buffer, PackedRows, pack
 from certstream.archive.commit import Committer
-from certstream.archive.condition import Condition
-from certstream.archive.flush import Flush, Flushed, Flusher
-from certstream.archive.standing import ArchivedLog, SinkSettings, SinkStatus
+from certstream.archive.sink.buffer import Buffer, PackedRows, pack
+from certstream.archive.sink.condition import Condition
+from certstream.archive.sink.flush import Flush, Flushed, Flusher
+from certstream.archive.sink.standing import ArchivedLog, SinkSettings, SinkStatus
 from certstream.certs.batch import CertificateBatch
 from certstream.ct.types import LogInfo
 from certstream.errors import StorageError, TableError

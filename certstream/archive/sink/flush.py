@@ -12,10 +12,10 @@ import pyarrow as pa
 import structlog
 
 from certstream.archive import storage
-from certstream.archive.buffer import PackedRows
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import DataFile, write_file
 from certstream.archive.schema import PARTITION
+from certstream.archive.sink.buffer import PackedRows
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 

@@ -20,8 +20,8 @@ from certstream.archive import storage
 from certstream.archive.commit import chosen_rows
 from certstream.archive.coverage import Covers
 from certstream.archive.datafile import DataFile, FileWriter, WriteSettings, log_codes, new_path
+from certstream.archive.merge.staged import StagedFile
 from certstream.archive.schema import KEY, TableFormat
-from certstream.archive.staged import StagedFile
 from certstream.archive.table import rebuilt_stats
 from certstream.errors import TableError
 from certstream.intervals import Intervals

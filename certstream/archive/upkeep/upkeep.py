@@ -16,10 +16,10 @@ import structlog
 
 from certstream.archive import storage
 from certstream.archive.commit import Committer
-from certstream.archive.compaction import CancelledError, Compactor, ContentError, Rewritten, UnreadableError
-from certstream.archive.compaction_plan import Batch, Rules, plan
-from certstream.archive.retention import drop_old, retention, sweep, vacuum
 from certstream.archive.table import TableFile
+from certstream.archive.upkeep.compaction import CancelledError, Compactor, ContentError, Rewritten, UnreadableError
+from certstream.archive.upkeep.compaction_plan import Batch, Rules, plan
+from certstream.archive.upkeep.retention import drop_old, retention, sweep, vacuum
 from certstream.errors import StorageError
 from certstream.locks import FileLock
 
@@ -78,6 +78,8 @@ class Upkeep:
                 self._committer.coverage.save()
 
     def _pass(self, cancelled: threading.Event) -> UpkeepResult:
+        # First of all: what is removed before that, a checkpoint could forget while its files are still there
+        hours = retention(self._committer, self._settings.retention_hours)
         result = self._drop(UpkeepResult())
         failure: StorageError | None = None
         try:
@@ -85,9 +87,9 @@ class Upkeep:
         except StorageError as exc:
             failure = exc
         except Exception:  # a mistake of ours must not let the log and the unused files grow as well
-            self._tidy(result)
+            self._tidy(result, hours)
             raise
-        result = replace(result, complete=False) if cancelled.is_set() else self._tidy(result)
+        result = replace(result, complete=False) if cancelled.is_set() else self._tidy(result, hours)
         if failure is not None:
             raise failure
         return result
@@ -137,10 +139,9 @@ class Upkeep:
                 break
         return Rewritten(), failure
 
-    def _tidy(self, result: UpkeepResult) -> UpkeepResult:
-        """Delete files that no version within retention needs, checkpoint, clean the log."""
+    def _tidy(self, result: UpkeepResult, hours: int) -> UpkeepResult:
+        """Delete files that no version of the last `hours` needs, checkpoint, clean the log."""
         root = self._committer.root
-        hours = retention(self._committer, self._settings.retention_hours)
         snapshot = self._committer.look()
         vacuumed = vacuum(root, snapshot, hours)  # before the checkpoint: on a full disk it makes room for that
         orphans = sweep(root, snapshot, hours)

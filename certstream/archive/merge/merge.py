@@ -21,10 +21,10 @@ from typing import Final, TypeAlias
 from certstream.archive.commit import Committer
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.datafile import DataFile
-from certstream.archive.merge_tasks import MergeTasks
-from certstream.archive.staged import Staged
-from certstream.archive.staging import check_staging
-from certstream.archive.takeover import Takeover, Task
+from certstream.archive.merge.staged import Staged
+from certstream.archive.merge.staging import check_staging
+from certstream.archive.merge.takeover import Takeover, Task
+from certstream.archive.merge.tasks import MergeTasks
 from certstream.errors import CertstreamError, StorageError
 
 _THREADS: Final = 2  # that read and write rows

@@ -14,10 +14,10 @@ import structlog
 
 from certstream.archive import storage
 from certstream.archive.commit import Committer
-from certstream.archive.compaction_plan import is_day
 from certstream.archive.datafile import DENSE, MIXED
 from certstream.archive.schema import PARTITION
 from certstream.archive.table import Snapshot, TableFile
+from certstream.archive.upkeep.compaction_plan import is_day
 from certstream.intervals import Intervals
 
 # Application transactions: what of `delta.deletedFileRetentionDuration` is this program's, and what it was before

@@ -18,12 +18,12 @@ import structlog
 
 from certstream.archive import storage
 from certstream.archive.commit import Committer, chosen_rows
-from certstream.archive.compaction_files import BatchFiles, LogRows, Target, merged
-from certstream.archive.compaction_plan import Batch, Input, Job, Rules
 from certstream.archive.coverage import Covers
 from certstream.archive.datafile import DataFile, log_codes, read_parts
 from certstream.archive.schema import KEY, TableFormat
 from certstream.archive.table import TableFile
+from certstream.archive.upkeep.compaction_files import BatchFiles, LogRows, Target, merged
+from certstream.archive.upkeep.compaction_plan import Batch, Input, Job, Rules
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 

@@ -9,8 +9,8 @@ from typing import Final
 
 import structlog
 
-from certstream.archive.flush import CrashError
-from certstream.archive.standing import SinkSettings
+from certstream.archive.sink.flush import CrashError
+from certstream.archive.sink.standing import SinkSettings
 from certstream.errors import StorageError
 from certstream.metrics import ArchiveMetrics
 

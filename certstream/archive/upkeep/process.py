@@ -26,7 +26,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings
-from certstream.archive.upkeep import Upkeep, UpkeepResult, UpkeepSettings
+from certstream.archive.upkeep.upkeep import Upkeep, UpkeepResult, UpkeepSettings
 from certstream.errors import StorageError
 
 _NAME: Final = "certstream-upkeep"  # only for people who list processes, as the table's path behind it
@@ -34,7 +34,7 @@ _NAME: Final = "certstream-upkeep"  # only for people who list processes, as the
 _START: Final = (
     "import json, sys; line = sys.stdin.readline(); line.endswith('\\n') or sys.exit(1); "  # the parent is gone
     "order = json.loads(line); sys.path[:] = order['sys_path']; "
-    "from certstream.archive.upkeep_process import main; main(order)"
+    "from certstream.archive.upkeep.process import main; main(order)"
 )
 _NICE: Final = 19
 _GRACE_S: Final = 2.0  # for a child that was told to end to remove what it has not committed
@@ -87,7 +87,7 @@ def _environment() -> dict[str, str]:
 
 
 def _sys_path() -> list[str]:
-    here = str(Path(__file__).parents[2])
+    here = str(Path(__file__).parents[3])
     return [path or here for path in sys.path]
 
 

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from certstream.archive.compaction_plan import is_sparse
 from certstream.archive.coverage import Covers
 from certstream.archive.datafile import DataFile, FileWriter, WriteSettings
 from certstream.archive.schema import KEY, TableFormat
+from certstream.archive.upkeep.compaction_plan import is_sparse
 from certstream.ct.types import Int64Array
 from certstream.errors import StorageError
 from certstream.intervals import Intervals

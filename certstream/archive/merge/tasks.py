@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from certstream.archive.coverage import Coverage, Covers
+from certstream.archive.merge.staged import Staged, StagedFile
+from certstream.archive.merge.takeover import Piece, Task
 from certstream.archive.schema import TableFormat
-from certstream.archive.staged import Staged, StagedFile
-from certstream.archive.takeover import Piece, Task
 from certstream.intervals import Intervals
 
 _TASK_ROWS: Final = 51_200  # of staging, read for one task: a second of work at most
