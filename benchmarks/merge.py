@@ -32,7 +32,7 @@ from deltalake import DeltaTable
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import DataFile, FileWriter, key_groups
-from certstream.archive.merge import Merge
+from certstream.archive.merge.merge import Merge
 from certstream.archive.schema import NATIVE, PARTITION, TableFormat
 from certstream.certs.arrow import SCHEMA
 from certstream.ct.types import Int64Array

@@ -28,8 +28,8 @@ import pyarrow as pa
 
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings, write_file
-from certstream.archive.upkeep import UpkeepSettings
-from certstream.archive.upkeep_process import run_upkeep
+from certstream.archive.upkeep.process import run_upkeep
+from certstream.archive.upkeep.upkeep import UpkeepSettings
 from certstream.certs.arrow import SCHEMA
 
 _FILE_ROWS: Final = 10_000
