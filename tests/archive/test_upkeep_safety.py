@@ -111,7 +111,11 @@ def test_a_doubled_row_stays_where_the_file_that_has_it_too_goes_meanwhile(tmp_p
 def test_a_foreign_optimize_between_look_and_commit_doubles_nothing(tmp_path: Path) -> None:
     fill_mixed(tmp_path, files=4, logs=3, rows_each=10)
     before = contents(tmp_path)
-    committer = Interrupted(tmp_path, lambda: DeltaTable(tmp_path).optimize.compact())
+
+    def compact() -> None:
+        DeltaTable(tmp_path).optimize.compact()
+
+    committer = Interrupted(tmp_path, compact)
     assert Upkeep(committer, NOW).run(threading.Event()) == UpkeepResult()
     assert contents(tmp_path) == before
     assert not any(is_dense(path) for path in data_files(tmp_path))
