@@ -16,7 +16,7 @@ from certstream.archive.schema import KEY, PARTITION
 
 _RUN_ROWS: Final = 4096  # shorter runs are not worth a file
 _YOUNG_BYTES: Final = 16 << 20  # of runs that may still become that long
-_LOOSE_BYTES: Final = 16 << 20  # of rows of short runs
+_LOOSE_BYTES: Final = 8 << 20  # of rows of short runs
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class DenseWriter:
 
     The rows of short runs are in order group by group. A short run has a dense file of its own only where it is all
     that a log has given since the last commit. Nothing is visible before `commit`. Beside the rows of one `write`, it
-    holds about 40 MB at most; belongs to one thread at a time.
+    holds about 30 MB at most; belongs to one thread at a time.
     """
 
     def __init__(self, committer: Committer) -> None:
