@@ -71,7 +71,8 @@ try:
         start = stack.enter_context(Start()) if words & {"start", "command"} else None
         if "noting" in words:
             say("noting")
-            sys.stdin.readline()
+            with contextlib.suppress(OSError):  # of a terminal that is gone
+                sys.stdin.readline()
             say("noted")
         if "command" in words:
             stack.enter_context(start.interrupting())
