@@ -209,8 +209,8 @@ def read_cover(file: Path, cancelled: threading.Event | None = None) -> FileCove
                 if cancelled is not None and cancelled.is_set():
                     raise LookCancelledError(f"{file}: not read to its end")
                 rows += len(batch)
-                for url, indices in _indices(batch):
-                    parts[url].append(Intervals.from_indices(indices))
+                for url, intervals in _runs(batch):
+                    parts[url].append(intervals)
     except FileNotFoundError as exc:
         raise StorageError(f"{file}: is gone, though the table names it") from exc
     except (OSError, pa.ArrowException) as exc:
@@ -218,20 +218,27 @@ def read_cover(file: Path, cancelled: threading.Event | None = None) -> FileCove
     return FileCover({url: Intervals.union_of(sets) for url, sets in parts.items()}, rows)
 
 
-def _indices(batch: pa.RecordBatch) -> Iterator[tuple[str, Int64Array]]:
-    """The indices of each log. Raises ArrowInvalid for a key that is null."""
+def _runs(batch: pa.RecordBatch) -> Iterator[tuple[str, Intervals]]:
+    """What each log has. Raises ArrowInvalid for a key that is null."""
     urls, indices = batch.column(KEY[0]), batch.column(KEY[1])
     if urls.null_count or indices.null_count:
         raise pa.ArrowInvalid(f"a row without {' or '.join(KEY)}")
-    names, codes, values = urls.dictionary.to_pylist(), urls.indices.to_numpy(), indices.to_numpy()
-    if len(names) == 1:
-        yield names[0], values
+    if not len(batch):
         return
-    order = np.argsort(codes, kind="stable")
-    borders = np.searchsorted(codes[order], np.arange(len(names) + 1))
-    for code, name in enumerate(names):
-        if borders[code] < borders[code + 1]:
-            yield name, values[order[borders[code] : borders[code + 1]]]
+    codes, values = urls.indices.to_numpy(), indices.to_numpy()
+    if (codes[1:] < codes[:-1]).any():
+        order = np.argsort(codes, kind="stable")
+        codes, values = codes[order], values[order]
+    breaks = np.flatnonzero((codes[1:] != codes[:-1]) | (values[1:] != values[:-1] + 1)) + 1
+    first, last = np.append(0, breaks), np.append(breaks, len(values)) - 1
+    start, stop = values[first], values[last] + 1
+    names = urls.dictionary.to_pylist()
+    at = np.searchsorted(codes[first], np.arange(len(names) + 1)).tolist()
+    for name, (one, end) in zip(names, pairwise(at), strict=True):
+        if end - one == 1:
+            yield name, Intervals(start[one:end], stop[one:end])
+        elif end > one:
+            yield name, Intervals.from_spans(start[one:end], stop[one:end])
 
 
 class CoverageCache:
