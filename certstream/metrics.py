@@ -121,17 +121,6 @@ class ArchiveMetrics:
         """Count one commit that failed."""
         self._errors[kind].inc()
 
-    def watch_free_disk(self, free_bytes: Callable[[], int]) -> None:
-        """Ask at each scrape for the free bytes where the table is; NaN while that raises OSError."""
-
-        def asked() -> float:
-            try:
-                return free_bytes()
-            except OSError:
-                return math.nan
-
-        self.free_disk_bytes.set_function(asked)
-
     def _define_sink(self, registry: CollectorRegistry) -> None:
         counter, gauge = self._counter, self._gauge
         self.records_written = counter("certstream_delta_records_written_total", "Rows that the sink committed.")

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, Self
 import orjson
 import structlog
 
+from certstream.durable import sync_directory
 from certstream.errors import StateError, StorageError
 from certstream.locks import FileLock
 
@@ -259,7 +260,7 @@ class _StateFile:
                 os.fsync(file.fileno())
             self._keep_previous()
             temporary.replace(self._path)
-            _sync_directory(self._path.parent)
+            sync_directory(self._path.parent)
         except OSError as exc:
             raise StorageError(f"{self._path}: {exc.strerror or exc}") from exc
 
@@ -302,14 +303,6 @@ def _position(entry: Mapping[str, Any]) -> LogPosition | None:
 
 def _time(when: datetime) -> str:
     return when.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _read(path: Path) -> dict[str, Any]:

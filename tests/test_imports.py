@@ -17,12 +17,13 @@ PACKAGE = ROOT / "certstream"
 _DECODING = {"errors", "ct", "certs"}
 _READING = {*_DECODING, "metrics", "client"}
 _SERVICE = {*_READING, "config", "live", "logging_setup", "serve", "signals", "simulator", "state", "stream"}
-_ARCHIVE = {"archive", "backfill", "intervals", "locks", "progress"}
+_ARCHIVE = {"archive", "backfill", "durable", "intervals", "locks", "progress"}
 # Every part, and the parts that it may import beside itself
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ct": {"errors"},
     "intervals": {"ct"},
+    "durable": set(),
     "locks": {"errors"},
     "progress": {"errors"},
     "certs": {"errors", "ct"},
@@ -31,13 +32,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signals": {"starting"},
     "config": {"errors", "ct"},
     "logging_setup": {"errors", "config"},
-    "state": {"errors", "locks"},
+    "state": {"durable", "errors", "locks"},
     "client": {*_DECODING, "metrics"},
     "live": _READING,
     "backfill": {*_READING, "intervals", "progress"},
     "stream": {"errors", "metrics"},
     "serve": {"errors", "metrics", "stream"},
-    "archive": {*_DECODING, "intervals", "locks", "metrics", "progress"},
+    "archive": {*_DECODING, "durable", "intervals", "locks", "metrics", "progress"},
     "simulator": _DECODING,
     "app": {*_SERVICE, *_ARCHIVE},
     "flags": {"errors", "config"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import math
 
 import pytest
@@ -189,24 +188,10 @@ def test_errors_of_the_archive_are_of_a_bounded_set_and_all_shown_from_the_start
     assert shown == {"disk_full": 1, "storage": 0, "conflict": 0, "schema": 0}
 
 
-def test_the_free_disk_is_asked_for_at_each_scrape_and_unknown_is_not_0() -> None:
+def test_free_disk_that_nobody_looked_at_is_unknown_and_not_0() -> None:
     metrics = Metrics()
-    name = "certstream_delta_free_disk_bytes", ()
     metrics.archive.log("a")
-    assert math.isnan(samples(metrics)[name])
-    free = [7]
-
-    def free_bytes() -> int:
-        if not free:
-            raise OSError(errno.EIO, "gone")
-        return free[0]
-
-    metrics.archive.watch_free_disk(free_bytes)
-    assert samples(metrics)[name] == 7
-    free[0] = 5
-    assert samples(metrics)[name] == 5
-    free.clear()
-    assert math.isnan(samples(metrics)[name])
+    assert math.isnan(samples(metrics)["certstream_delta_free_disk_bytes", ()])
 
 
 def test_the_archive_is_available_until_a_commit_fails() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import structlog
 
 from certstream.app.settings import fetch_settings, log_client
 from certstream.archive import storage
@@ -17,6 +19,7 @@ from certstream.archive.commit import Committer
 from certstream.archive.coverage import Coverage
 from certstream.archive.datafile import WriteSettings
 from certstream.archive.dropped import Dropped
+from certstream.archive.merge.staging import staging_lock
 from certstream.archive.schema import NATIVE, TableFormat
 from certstream.archive.table import Snapshot, Table
 from certstream.archive.writer import DenseWriter
@@ -24,7 +27,7 @@ from certstream.backfill.destination import Written
 from certstream.backfill.fetch import Hold, RetrySettings
 from certstream.backfill.planner import Plan, Target, plan, select
 from certstream.backfill.result import Result
-from certstream.backfill.run import Backfill, BackfillMetrics, BackfillSettings
+from certstream.backfill.run import Backfill, BackfillSettings
 from certstream.client.base import LogClient, ReadSettings
 from certstream.client.http import FetchSettings, HttpClient
 from certstream.client.issuers import IssuerCache
@@ -32,10 +35,12 @@ from certstream.config import BackfillConfig, Config, CtLogConfig
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
 from certstream.intervals import Intervals
-from certstream.metrics import Metrics
+from certstream.metrics import ArchiveMetrics, Metrics
 from certstream.progress import Progress
 
 _BYTES_PER_ROW: Final = 1200.0  # of a table that has none yet: what real certificates take
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,22 @@ def write_settings(config: Config) -> WriteSettings:
     """How rows are compressed, from the configuration."""
     sink = config.delta_sink
     return WriteSettings(sink.compression_level, sink.heavy_column_compression_level)
+
+
+def say_starting(tables: Tables, from_index: int | None) -> None:
+    """The first log line of a backfill."""
+    log.info(
+        "backfill mode starting",
+        mode="catch-up" if from_index is None else "historical",
+        staging_path=None if tables.staging is None else str(tables.staging),
+        table_path=str(tables.main),
+        **({} if from_index is None else {"from_index": from_index}),
+    )
+
+
+def held(staging: Path | None) -> AbstractContextManager[object]:
+    """Nobody else works on the staging table meanwhile. Raises StorageError, naming who does."""
+    return nullcontext() if staging is None else staging_lock(staging)
 
 
 def chosen_logs(logs: Sequence[LogInfo], text: str | None, option: str) -> Sequence[LogInfo]:
@@ -161,7 +182,7 @@ async def fill(
     stop: asyncio.Event,
     *,
     metrics: Metrics,
-    outcome: BackfillMetrics | None = None,
+    outcome: ArchiveMetrics | None = None,
     progress: Progress | None = None,
     hold: Hold | None = None,
     settings: BackfillSettings | None = None,

@@ -7,7 +7,6 @@ import gc
 import sys
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,16 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from certstream.app.backfill import Ceiling, Survey, Tables, chosen_logs, fill, survey, write_settings
+from certstream.app.backfill import (
+    Ceiling,
+    Tables,
+    chosen_logs,
+    fill,
+    held,
+    say_starting,
+    survey,
+    write_settings,
+)
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.settings import configured_logs
 from certstream.app.threads import in_thread
@@ -47,13 +55,7 @@ def backfill(
     """
     config = loaded.config
     tables = _tables(config, staging_path)
-    log.info(
-        "backfill mode starting",
-        mode="catch-up" if start is None else "historical",
-        staging_path=None if tables.staging is None else str(tables.staging),
-        table_path=str(tables.main),
-        **({} if start is None else {"from_index": start}),
-    )
+    say_starting(tables, start)
     followed = chosen_logs([each.info for each in configured_logs(config)], logs, "--logs")
     ceilings = _ceilings(config)
     if not any(each.base_url in ceilings for each in followed):
@@ -65,7 +67,7 @@ def backfill(
         surveyed = survey(tables, followed, ceilings, start, threading.Event())
         print(plan_table(surveyed.plan, bytes_per_row=surveyed.bytes_per_row, free_bytes=surveyed.free_bytes), end="")
         return 0
-    with _held(tables.staging):
+    with held(tables.staging):
         return _run(_backfill(config, tables, followed, ceilings, start))
 
 
@@ -78,14 +80,9 @@ async def _backfill(
         except LookCancelledError:
             log.info("backfill interrupted", done=0)
             return 0
-        result = await fill(
-            config, surveyed, tables, signals.stop, metrics=Metrics(), progress=_progress("backfill", surveyed)
-        )
+        progress = Progress("backfill", surveyed.plan.totals(), sys.stderr)
+        result = await fill(config, surveyed, tables, signals.stop, metrics=Metrics(), progress=progress)
     return 1 if result.failed else 0
-
-
-def _progress(title: str, surveyed: Survey) -> Progress:
-    return Progress(title, surveyed.plan.totals(), sys.stderr)
 
 
 def _ceilings(config: Config) -> dict[str, Ceiling]:
@@ -101,11 +98,6 @@ def _tables(config: Config, staging_path: str | None) -> Tables:
     staging = local_path(staging_path, STAGING_FLAG)
     staging_tables.check_staging(main, staging)
     return Tables(main, staging)
-
-
-def _held(staging: Path | None) -> AbstractContextManager[object]:
-    """Nobody else works on the staging table meanwhile. Raises StorageError, naming who does."""
-    return nullcontext() if staging is None else staging_tables.staging_lock(staging)
 
 
 def merge(loaded: LoadedConfig, *, staging_path: str) -> int:

@@ -6,25 +6,32 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import structlog
-from prometheus_client import Counter, Gauge
 
-from certstream.app.backfill import Ceiling, Tables, chosen_logs, fill, survey, write_settings
+from certstream.app.backfill import (
+    Ceiling,
+    Tables,
+    chosen_logs,
+    fill,
+    held,
+    say_starting,
+    survey,
+    write_settings,
+)
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.threads import in_thread
 from certstream.archive.coverage import LookCancelledError
-from certstream.archive.merge.staging import check_staging, staging_lock
+from certstream.archive.merge.staging import check_staging
 from certstream.backfill.result import Result
 from certstream.backfill.run import BackfillSettings
 from certstream.config import Config
 from certstream.ct.types import LogInfo
 from certstream.errors import CertstreamError
-from certstream.metrics import ArchiveMetrics, Metrics
+from certstream.metrics import Metrics
 from certstream.progress import Progress
 from certstream.serve.health import JobHealth, JobState
 
@@ -33,31 +40,6 @@ _SETTINGS: Final = BackfillSettings(
 )  # beside live reading, and ending with the service
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """A backfill's metrics, as the backfill sees them."""
-
-    running: Gauge
-    planned: Gauge
-    written: Counter
-    skipped: Counter
-    failed_ranges: Gauge
-    last_success: Gauge
-    last_failure: Gauge
-
-    @classmethod
-    def of(cls, metrics: ArchiveMetrics) -> _Outcome:
-        return cls(
-            metrics.backfill_running,
-            metrics.backfill_entries_planned,
-            metrics.backfill_entries_written,
-            metrics.backfill_entries_skipped,
-            metrics.backfill_failed_ranges,
-            metrics.backfill_last_success_timestamp_seconds,
-            metrics.backfill_last_failure_timestamp_seconds,
-        )
 
 
 class Jobs:
@@ -120,9 +102,11 @@ class Jobs:
             await self._wait(options.interval_secs)
             self._running = True
             self._asked.clear()
-            if not self._stop.is_set():
-                await self._round()
-            self._running = False
+            try:
+                if not self._stop.is_set():
+                    await self._round()
+            finally:
+                self._running = False
 
     async def _wait(self, interval_s: int | None) -> None:
         try:
@@ -137,7 +121,7 @@ class Jobs:
         try:
             if tables.staging is not None:
                 await asyncio.to_thread(check_staging, tables.main, tables.staging)
-            with self._held():
+            with held(tables.staging):
                 filled = await self._backfill()
         except LookCancelledError:
             self._health["backfill"] = replace(self._health["backfill"], state="interrupted", ended_s=self._clock())
@@ -152,17 +136,9 @@ class Jobs:
         except Exception as exc:  # noqa: BLE001 -- no failure of a job ends the service
             self._failed("merge", exc)
 
-    def _held(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._tables.staging is None else staging_lock(self._tables.staging)
-
     async def _backfill(self) -> Result:
         options, tables = self._config.backfill, self._tables
-        log.info(
-            "backfill mode starting",
-            mode="catch-up" if options.from_index is None else "historical",
-            staging_path=None if tables.staging is None else str(tables.staging),
-            table_path=str(tables.main),
-        )
+        say_starting(tables, options.from_index)
         self._started("backfill")
         await self._until_ready()
         look = partial(survey, tables, self._logs, self._ceilings(), options.from_index)
@@ -177,7 +153,7 @@ class Jobs:
                 tables,
                 self._stop,
                 metrics=self._metrics,
-                outcome=_Outcome.of(self._metrics.archive),
+                outcome=self._metrics.archive,
                 progress=self._progress,
                 hold=self._hold,
                 settings=_SETTINGS,

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from certstream.archive import storage
 from certstream.archive.schema import PARTITION, TableFormat
 from certstream.ct.types import Int64Array
+from certstream.durable import sync_directory, sync_file
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 
@@ -135,8 +136,8 @@ class FileWriter:
         """Complete the file and bring it to the disk. Raises StorageError; the file is then gone."""
         try:
             self._writer.close()
-            storage.sync_file(self._file)
-            storage.sync_directory(self._file.parent)
+            sync_file(self._file)
+            sync_directory(self._file.parent)
             size = self._file.stat().st_size
         except OSError as exc:
             self.abandon()

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
+from certstream.durable import sync_directory, sync_file
 from certstream.errors import ConfigError, StorageError
 
 DELTA_LOG = "_delta_log"
@@ -120,24 +121,6 @@ def make_directory(path: Path) -> None:
         sync_directory(path.parent)
     except OSError as exc:
         raise storage_error(path, exc) from exc
-
-
-def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_directory(path: Path) -> None:
-    """Bring a directory's entries to the disk. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def replace_file(path: Path, content: bytes) -> None:

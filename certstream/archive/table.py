@@ -28,6 +28,7 @@ from certstream.archive import storage
 from certstream.archive.datafile import DataFile, is_dense
 from certstream.archive.deltalake_errors import storage_errors
 from certstream.archive.schema import NATIVE, PARTITION, TableFormat
+from certstream.durable import sync_directory, sync_file
 from certstream.errors import StorageError, TableError
 from certstream.intervals import Intervals
 
@@ -197,11 +198,11 @@ class Snapshot:
         checkpoint = directory / f"{version:020}.checkpoint.parquet"
         try:
             with suppress(FileNotFoundError):  # a checkpoint made it superfluous, and it was cleaned up
-                storage.sync_file(_commit_file(self.root, version))
+                sync_file(_commit_file(self.root, version))
             if checkpoint.exists():
-                storage.sync_file(checkpoint)
-                storage.sync_file(directory / _LAST_CHECKPOINT)
-            storage.sync_directory(directory)
+                sync_file(checkpoint)
+                sync_file(directory / _LAST_CHECKPOINT)
+            sync_directory(directory)
         except OSError as exc:
             raise storage.storage_error(directory, exc) from exc
 
@@ -351,9 +352,9 @@ class Table:
                 DeltaTable.create(
                     self.root, form.schema, mode="ignore", partition_by=[PARTITION], configuration=dict(_CONFIGURATION)
                 )
-            storage.sync_file(_commit_file(self.root, 0))
-            storage.sync_directory(self.root / storage.DELTA_LOG)
-            storage.sync_directory(self.root)
+            sync_file(_commit_file(self.root, 0))
+            sync_directory(self.root / storage.DELTA_LOG)
+            sync_directory(self.root)
         except CommitFailedError:
             return  # another one made it at the same time
         except OSError as exc:

@@ -6,12 +6,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import structlog
-from prometheus_client import Counter as Total
-from prometheus_client import Gauge
 
 from certstream.backfill.buffer import RUN_BYTES, EntryBuffer
 from certstream.backfill.destination import Destination, Written
@@ -27,6 +25,7 @@ from certstream.client.clock import Clock
 from certstream.ct.types import EntryBatch, LogInfo, concat_batches, cut_batch
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
+from certstream.metrics import ArchiveMetrics
 from certstream.progress import Progress
 
 if TYPE_CHECKING:
@@ -50,18 +49,6 @@ class BackfillSettings:
     finish_s: float = 5.0  # that a run which is stopped may take for what it has in hand
 
 
-class BackfillMetrics(Protocol):
-    """What a backfill shows while it runs, and of the last one."""
-
-    running: Gauge  # 1 while one runs
-    planned: Gauge  # missing indices at its beginning
-    written: Total  # rows committed
-    skipped: Total  # rows that had been archived meanwhile
-    failed_ranges: Gauge  # of the last run
-    last_success: Gauge  # Unix seconds; all that was missing is there
-    last_failure: Gauge  # Unix seconds; a range or the run failed
-
-
 class Backfill:
     """One run of a plan; `run` it once.
 
@@ -77,7 +64,7 @@ class Backfill:
         destination: Destination,
         settings: BackfillSettings | None = None,
         progress: Progress | None = None,
-        metrics: BackfillMetrics | None = None,
+        metrics: ArchiveMetrics | None = None,
         hold: Hold | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -198,22 +185,22 @@ class Backfill:
         self._written += written.inserted
         self._skipped += written.skipped
         if self._metrics is not None:
-            self._metrics.written.inc(written.inserted)
-            self._metrics.skipped.inc(written.skipped)
+            self._metrics.backfill_entries_written.inc(written.inserted)
+            self._metrics.backfill_entries_skipped.inc(written.skipped)
 
     def _begin(self) -> None:
         self._begun_at = self._clock.monotonic()
         log_plan(self._plan)
         if self._metrics is not None:
-            self._metrics.running.set(1)
-            self._metrics.planned.set(self._plan.indices)
+            self._metrics.backfill_running.set(1)
+            self._metrics.backfill_entries_planned.set(self._plan.indices)
 
     def _end(self) -> None:
         if self._progress is not None:
             self._progress.close()
         if self._metrics is not None:
-            self._metrics.running.set(0)
-            self._metrics.failed_ranges.set(len(self._failed))
+            self._metrics.backfill_running.set(0)
+            self._metrics.backfill_failed_ranges.set(len(self._failed))
 
     def _result(self) -> Result:
         return Result(
@@ -231,13 +218,17 @@ class Backfill:
     def _note(self, result: Result) -> None:
         log_result(result)
         if self._metrics is not None and not result.interrupted:
-            outcome = self._metrics.last_failure if result.failed else self._metrics.last_success
+            failure, success = (
+                self._metrics.backfill_last_failure_timestamp_seconds,
+                self._metrics.backfill_last_success_timestamp_seconds,
+            )
+            outcome = failure if result.failed else success
             outcome.set(self._clock.wall())
 
     def _note_error(self, error: BaseException) -> None:
         log_error(self._result(), error)
         if self._metrics is not None:
-            self._metrics.last_failure.set(self._clock.wall())
+            self._metrics.backfill_last_failure_timestamp_seconds.set(self._clock.wall())
 
 
 async def _together(work: Sequence[tuple[LogInfo, Callable[[], Coroutine[None, None, None]]]]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge
 from structlog.testing import capture_logs
 
 from certstream.backfill.planner import ITEM_ENTRIES, Plan, Target, plan
@@ -19,6 +18,7 @@ from certstream.certs.arrow import SCHEMA
 from certstream.ct.types import LogKind
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
+from certstream.metrics import Metrics
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.backfill.backfill_support import Memory, Run, events, fails, once, own_threads, planned, signal
@@ -214,21 +214,14 @@ async def test_the_plan_and_the_outcome_are_logged() -> None:
 
 
 class Figures:
-    """BackfillMetrics on a registry of their own."""
+    """The archive's metrics, and what they show of backfills."""
 
     def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self.running = Gauge("running", "", registry=registry)
-        self.planned = Gauge("planned", "", registry=registry)
-        self.written = Counter("written", "", registry=registry)
-        self.skipped = Counter("skipped", "", registry=registry)
-        self.failed_ranges = Gauge("failed_ranges", "", registry=registry)
-        self.last_success = Gauge("last_success", "", registry=registry)
-        self.last_failure = Gauge("last_failure", "", registry=registry)
-        self._registry = registry
+        self._metrics = Metrics()
+        self.archive = self._metrics.archive
 
     def __getitem__(self, name: str) -> float:
-        return self._registry.get_sample_value(name) or 0.0
+        return self._metrics.registry.get_sample_value(f"certstream_backfill_{name}") or 0.0
 
 
 async def test_metrics_show_a_run_and_its_outcome() -> None:
@@ -237,7 +230,7 @@ async def test_metrics_show_a_run_and_its_outcome() -> None:
     during: list[tuple[float, float]] = []
 
     async def hold() -> None:
-        during.append((figures["running"], figures["planned"]))
+        during.append((figures["running"], figures["entries_planned"]))
 
     async with reading(log) as reader:
         await once(
@@ -246,22 +239,22 @@ async def test_metrics_show_a_run_and_its_outcome() -> None:
             "static",
             1_000,
             destination=Memory(archived=Intervals.of((0, 100))),
-            metrics=figures,
+            metrics=figures.archive,
             hold=hold,
         )
         assert during == [(1, 1_000)]
-        assert (figures["running"], figures["written_total"], figures["skipped_total"]) == (0, 900, 100)
-        assert figures["last_success"] == pytest.approx(reader.time.clock.wall())
-        assert (figures["failed_ranges"], figures["last_failure"]) == (0, 0)
+        assert (figures["running"], figures["entries_written_total"], figures["entries_skipped_total"]) == (0, 900, 100)
+        assert figures["last_success_timestamp_seconds"] == pytest.approx(reader.time.clock.wall())
+        assert (figures["failed_ranges"], figures["last_failure_timestamp_seconds"]) == (0, 0)
 
         log.faults.add(Fault(FaultKind.STATUS, status=404, on="data-tile", index=0))
-        await once(reader, log, "static", 1_000, metrics=figures)
+        await once(reader, log, "static", 1_000, metrics=figures.archive)
         assert figures["failed_ranges"] == 1
-        assert figures["last_failure"] == pytest.approx(reader.time.clock.wall())
+        assert figures["last_failure_timestamp_seconds"] == pytest.approx(reader.time.clock.wall())
 
         destination = Memory()
         destination.on_write = fails(after=0)
         with pytest.raises(StorageError):
-            await once(reader, log, "static", 1_000, metrics=figures, destination=destination)
+            await once(reader, log, "static", 1_000, metrics=figures.archive, destination=destination)
         assert figures["running"] == 0
-        assert figures["last_failure"] == pytest.approx(reader.time.clock.wall())
+        assert figures["last_failure_timestamp_seconds"] == pytest.approx(reader.time.clock.wall())
