@@ -190,7 +190,7 @@ async def fill(
     """Fetch what the survey found missing, until done or `stop`. Raises StorageError."""
     async with HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics) as http:
         issuers = IssuerCache(http)
-        reading = ReadSettings(config.ct_log.batch_size, config.backfill.fetch_concurrency)
+        reading = ReadSettings(config.ct_log.batch_size, config.backfill.fetch_concurrency, join_tiles=False)
 
         def client(log: LogInfo) -> LogClient:
             return log_client(http, log, issuers, reading)

@@ -128,7 +128,7 @@ async def _maintain(config: Config, main: Path) -> int:
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
-    # Entries come and go by the million and hold no circles: looking for some takes 5 % of a backfill's time
+    # Entries come and go by the million and hold no circles: looking for some takes 2 % of a backfill's time
     gc.freeze()
     gc.set_threshold(100_000, 50, 1_000)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

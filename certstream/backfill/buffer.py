@@ -9,8 +9,8 @@ from typing import Final
 
 from certstream.ct.types import EntryBatch
 
-RUN_ENTRIES: Final = 2048  # to decode together: each batch has a fixed cost
-RUN_BYTES: Final = 8 << 20  # likewise; decoding takes memory in proportion
+RUN_ENTRIES: Final = 4096  # to decode together: each batch has a fixed cost
+RUN_BYTES: Final = 12 << 20  # likewise; decoding takes memory in proportion
 _PATIENCE_S: Final = 1.0  # that entries wait for more to come
 
 
@@ -33,11 +33,6 @@ class Run:
         self.batches.append(batch)
         self.entries += len(batch)
         self.size_bytes += len(batch.data)
-
-    @property
-    def is_single(self) -> bool:
-        """Whether it is one batch of common size, and decoded without a copy."""
-        return len(self.batches) == 1 and self.size_bytes <= RUN_BYTES
 
     @property
     def is_whole(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -19,10 +19,10 @@ from certstream.backfill.report import log_error, log_plan, log_result
 from certstream.backfill.result import FailedRange, Result
 from certstream.backfill.thread import WorkThread
 from certstream.backfill.writer import CommitSettings, Writer
-from certstream.certs.batch import decode
+from certstream.certs.batch import decode_together
 from certstream.client.base import LogClient
 from certstream.client.clock import Clock
-from certstream.ct.types import EntryBatch, LogInfo, concat_batches, cut_batch
+from certstream.ct.types import EntryBatch, LogInfo, batch_bytes, cut_batch
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from certstream.metrics import ArchiveMetrics
@@ -167,12 +167,12 @@ class Backfill:
     async def _decode(self) -> None:
         while (run := await self._buffer.take()) is not None:
             seen_s = self._clock.wall()
-            parts = run.batches if run.is_single else await self._decoder.run(_parts, run.batches)
-            for part in parts:
-                wanted = self._missing[part.log.base_url].within(part.start, part.stop)
+            for part in _parts(run.batches):
+                log = part[0].log
+                wanted = self._missing[log.base_url].within(part[0].start, part[-1].stop)
                 if len(wanted):
                     rows = await self._decoder.run(_rows, part, seen_s, wanted)
-                    await self._writer.put(part.log, rows)
+                    await self._writer.put(log, rows)
             self._buffer.release(run)
         await self._writer.end()
 
@@ -238,21 +238,30 @@ async def _together(work: Sequence[tuple[LogInfo, Callable[[], Coroutine[None, N
             group.create_task(read(), name=f"backfill:{log.name}")
 
 
-def _parts(batches: list[EntryBatch]) -> list[EntryBatch]:
-    """The batches as one, or as several where their entries are uncommonly large. Empties the list."""
-    together = concat_batches(batches)
-    batches.clear()
-    return list(cut_batch(together, RUN_BYTES))
+def _parts(batches: Iterable[EntryBatch]) -> Iterator[list[EntryBatch]]:
+    """The batches together, or in several parts where their entries are uncommonly large."""
+    part: list[EntryBatch] = []
+    held_bytes = 0
+    for batch in (each for whole in batches for each in cut_batch(whole, RUN_BYTES)):
+        size_bytes = batch_bytes(batch)
+        if part and held_bytes + size_bytes > RUN_BYTES:
+            yield part
+            part, held_bytes = [], 0
+        part.append(batch)
+        held_bytes += size_bytes
+    if part:
+        yield part
 
 
-def _rows(entries: EntryBatch, seen_s: float, wanted: Intervals) -> pa.RecordBatch:
+def _rows(batches: list[EntryBatch], seen_s: float, wanted: Intervals) -> pa.RecordBatch:
     """The rows of those entries that are wanted: what lies between them may have come along."""
-    rows = decode(entries, seen_s).to_arrow(shared_chains=True)
-    if wanted.count == len(entries):
+    decoded = decode_together(batches, seen_s)
+    rows = decoded.to_arrow(shared_chains=True)
+    if wanted.count == len(decoded):
         return rows
     import pyarrow as pa
 
-    return rows.filter(pa.array(wanted.contains(np.arange(entries.start, entries.stop))))
+    return rows.filter(pa.array(wanted.contains(np.arange(decoded.start, decoded.stop))))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -20,6 +20,7 @@ from certstream.ct.types import Int64Array
 
 if TYPE_CHECKING:
     from certstream.certs.batch import CertificateBatch
+    from certstream.certs.columns import Certificates
 
 SCHEMA: Final = pa.schema(
     [
@@ -56,13 +57,13 @@ def record_batch(batch: CertificateBatch, *, shared_chains: bool = False) -> pa.
 
     With `shared_chains` the certificates in `chain` are dictionary-encoded: each distinct one once, not once per row.
     """
-    certs, entries, log = batch.certs, batch.entries, batch.entries.log
+    certs, log = batch.certs, batch.log
     n = len(batch)
     seen = datetime.fromtimestamp(batch.seen_s, UTC)
     sha1 = _fixed(colon_hex(certs.sha1), 59, n)
     named = certs.fields.readable
     columns = [
-        pa.array(np.arange(entries.start, entries.stop, dtype=np.int64)),
+        pa.array(np.arange(batch.start, batch.stop, dtype=np.int64)),
         _strings(batch.update_types),
         pa.array(np.full(n, round(batch.seen_s * 1_000_000), np.int64)).cast(pa.timestamp("us", tz="UTC")),
         _constant(seen.strftime("%Y-%m-%d").encode(), n),
@@ -80,7 +81,7 @@ def record_batch(batch: CertificateBatch, *, shared_chains: bool = False) -> pa.
         _nullable(certs.subject_aggregated, certs.fields.subject.start >= 0),
         _nullable([issuer.aggregated for issuer in certs.issuer], certs.fields.issuer.start >= 0),
         _lists(certs.all_domains),
-        _binary(certs.ders),
+        _der(certs),
         _shared_chains(batch) if shared_chains else _chains(batch),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=_SHARED if shared_chains else SCHEMA)
@@ -90,6 +91,11 @@ def _offsets(values: Sequence[Sized]) -> NDArray[np.int32]:
     """Where each value begins when they lie one after the other, and where the last one ends."""
     offsets = np.zeros(len(values) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=offsets[1:])
+    return _int32(offsets)
+
+
+def _int32(offsets: Int64Array) -> NDArray[np.int32]:
+    """Raises OverflowError where the last one is too large for a column."""
     if offsets[-1] > np.iinfo(np.int32).max:
         raise OverflowError("a column of one batch has more than 2 GiB")
     return offsets.astype(np.int32)
@@ -110,8 +116,10 @@ def _strings(values: Sequence[bytes]) -> pa.Array:
     return _variable(pa.string(), values)
 
 
-def _binary(values: Sequence[bytes]) -> pa.Array:
-    return _variable(pa.binary(), values)
+def _der(certs: Certificates) -> pa.Array:
+    """The certificates as they lie in memory, without a copy."""
+    offsets = _int32(np.concatenate([np.zeros(1, np.int64), certs.cert.stop]))
+    return pa.Array.from_buffers(pa.binary(), len(certs), [None, pa.py_buffer(offsets), pa.py_buffer(certs.data)])
 
 
 def _nullable(values: Sequence[bytes], present: NDArray[np.bool_]) -> pa.Array:
@@ -125,12 +133,12 @@ def _optional_strings(values: Sequence[bytes | None]) -> pa.Array:
 
 def _fixed(text: bytes, width: int, n: int) -> pa.Array:
     """n strings of `width` bytes each, back to back in `text`."""
-    offsets = np.arange(0, n * width + 1, width, dtype=np.int32)
+    offsets = np.arange(n + 1, dtype=np.int32) * width
     return pa.Array.from_buffers(pa.string(), n, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
 def _constant(value: bytes, n: int) -> pa.Array:
-    return _strings([value] * n)
+    return _fixed(value * n, len(value), n)
 
 
 def _times(column: Int64Array) -> pa.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +16,14 @@ from certstream.certs.lazy import lazy
 from certstream.certs.message import domain_lists, extension_objects, json_numbers, leaf_heads
 from certstream.certs.strings import json_string
 from certstream.ct.static_ct import data_tile_path
-from certstream.ct.types import PRECERT_ENTRY, TILE_WIDTH, UNKNOWN_ENTRY, X509_ENTRY, EntryBatch
+from certstream.ct.types import (
+    PRECERT_ENTRY,
+    TILE_WIDTH,
+    UNKNOWN_ENTRY,
+    X509_ENTRY,
+    EntryBatch,
+    check_consecutive,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,20 +40,31 @@ def decode(batch: EntryBatch, seen_s: float, chains: ChainTable = _CHAINS) -> Ce
 
     `seen_s` is when this server saw the entries, Unix seconds.
     """
-    return CertificateBatch(batch, seen_s, chains)
+    return CertificateBatch([batch], seen_s, chains)
+
+
+def decode_together(batches: Sequence[EntryBatch], seen_s: float, chains: ChainTable = _CHAINS) -> CertificateBatch:
+    """Likewise consecutive batches of one log, at least one, as one; each batch has a cost of its own."""
+    check_consecutive(batches)
+    return CertificateBatch(batches, seen_s, chains)
 
 
 class CertificateBatch:
     """n decoded entries of one log, in order; rows are 0 to n - 1."""
 
-    def __init__(self, entries: EntryBatch, seen_s: float, chains: ChainTable) -> None:
-        self.entries = entries
+    def __init__(self, batches: Sequence[EntryBatch], seen_s: float, chains: ChainTable) -> None:
+        self.log = batches[0].log
+        self.start = batches[0].start  # index of the first entry
+        self.stop = batches[-1].stop
+        self.timestamp_ms = np.concatenate([batch.timestamp_ms for batch in batches])
+        self.entry_type = np.concatenate([batch.entry_type for batch in batches])
         self.seen_s = seen_s
-        self.certs = Certificates(entries.data, entries.cert)
+        self.certs = Certificates([der for batch in batches for der in batch.cert.slices(batch.data)])
+        self._batches = batches
         self._chain_table = chains
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return self.stop - self.start
 
     @property
     def sha256(self) -> NDArray[np.uint8]:
@@ -88,18 +106,18 @@ class CertificateBatch:
     @lazy
     def chain(self) -> list[Chain]:
         """The chain of each entry."""
-        return self._chain_table.of(self.entries)
+        return [chain for batch in self._batches for chain in self._chain_table.of(batch)]
 
     @lazy
     def update_types(self) -> list[bytes]:
         """`X509LogEntry`, `PrecertLogEntry` or `Unknown`."""
-        return [UPDATE_TYPES[kind] for kind in self.entries.entry_type.tolist()]
+        return [UPDATE_TYPES[kind] for kind in self.entry_type.tolist()]
 
     @lazy
     def cert_links(self) -> list[bytes]:
         """Where the log serves each entry; of a static log always the full data tile."""
-        base, start, stop = self.entries.log.base_url.encode(), self.entries.start, self.entries.stop
-        if self.entries.log.kind == "rfc6962":
+        base, start, stop = self.log.base_url.encode(), self.start, self.stop
+        if self.log.kind == "rfc6962":
             head = base + b"/ct/v1/get-entries?start="
             return [b"%b%d&end=%d" % (head, i, i) for i in range(start, stop)]
         first = start // TILE_WIDTH
@@ -113,7 +131,7 @@ class CertificateBatch:
 
     @lazy
     def _extensions(self) -> list[bytes]:
-        return extension_objects(self.certs, (self.entries.entry_type == PRECERT_ENTRY).tolist())
+        return extension_objects(self.certs, (self.entry_type == PRECERT_ENTRY).tolist())
 
     @lazy
     def _heads(self) -> list[bytes]:
@@ -127,8 +145,8 @@ class CertificateBatch:
     @lazy
     def _tails(self) -> list[bytes]:
         """From cert_index to the end of the message."""
-        log, entries = self.entries.log, self.entries
-        submitted = json_numbers((entries.timestamp_ms / 1000).tolist())
+        log = self.log
+        submitted = json_numbers((self.timestamp_ms / 1000).tolist())
         seen = b'","seen":%b,"submission_timestamp":' % json_numbers([self.seen_s])[0]
         source = b',"source":{"name":%b,"url":%b}}}' % (json_string(log.name), json_string(log.url))
         links = self.cert_links
@@ -136,7 +154,7 @@ class CertificateBatch:
             links = [json_string(link.decode())[1:-1] for link in links]
         return [
             _JOIN((b',"cert_index":%d,"cert_link":"' % index, link, seen, stamp, source))
-            for index, link, stamp in zip(range(entries.start, entries.stop), links, submitted, strict=True)
+            for index, link, stamp in zip(range(self.start, self.stop), links, submitted, strict=True)
         ]
 
     def to_arrow(self, *, shared_chains: bool = False) -> pa.RecordBatch:

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from certstream.certs.columns import Certificates
 from certstream.certs.memo import Table
 from certstream.certs.message import chain_certificates
 from certstream.ct.rfc6962 import split_chain
 from certstream.ct.static_ct import split_fingerprints
-from certstream.ct.types import EntryBatch, Spans
+from certstream.ct.types import EntryBatch
 
 _TABLE_BYTES: Final = 16 << 20  # of each table; a few hundred issuers of 4 KB serve almost all entries
 _LONGEST_CERTIFICATE: Final = 64 << 10  # bytes of DER; a longer chain certificate is named by its SHA-256 only
@@ -39,8 +37,8 @@ class ChainTable:
 
     def of(self, batch: EntryBatch) -> list[Chain]:
         """The chain of each entry: of its first MAX_CHAIN certificates."""
-        data, static = batch.data, batch.log.kind == "static"
-        keys = [data[a:b] for a, b in zip(batch.chain.start.tolist(), batch.chain.stop.tolist(), strict=True)]
+        static = batch.log.kind == "static"
+        keys = batch.chain.slices(batch.data)
         table = self._of_hashes if static else self._of_der
         found = {key: chain for key in set(keys) if (chain := table.get(key)) is not None}
         fresh = [key for key in dict.fromkeys(keys) if key not in found]
@@ -75,9 +73,7 @@ class ChainTable:
         texts = {der: text for der in ders if (text := known.get(der)) is not None}
         new = [der for der in ders if der not in texts and len(der) <= _LONGEST_CERTIFICATE]
         if new:
-            stop = np.cumsum([len(der) for der in new])
-            start = np.concatenate([[0], stop[:-1]])
-            decoded = chain_certificates(Certificates(b"".join(new), Spans(start, stop)))
+            decoded = chain_certificates(Certificates(new))
             for der, text in zip(new, decoded, strict=True):
                 texts[der] = text
                 known.keep(der, text, len(text))

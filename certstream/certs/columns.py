@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,17 +60,18 @@ _SINGLE_STRINGS = (0x0C, 0x13, 0x16)  # UTF8String, PrintableString, IA5String
 
 
 class Certificates:
-    """n certificates that lie in `data` at the spans `cert`.
+    """n certificates as they were submitted, `ders`; they lie in `data` at the spans `cert`, one behind the other.
 
     Lists have one item per certificate; text is UTF-8 bytes. None stands for what is missing or
     cannot be read. Nothing here raises for what a certificate holds.
     """
 
-    def __init__(self, data: bytes, cert: Spans) -> None:
-        self.data = der.padded(data, cert)
-        self.cert = cert
+    def __init__(self, ders: Sequence[bytes]) -> None:
+        self.ders = ders
+        # Nothing but certificates, so that what the walk reads here and there is near in memory
+        self.data, self.cert = der.joined(ders)
         self.octets = Octets(self.data)
-        self.fields = der.walk(self.octets, cert)
+        self.fields = der.walk(self.octets, self.cert)
         self._names_cut = 0
         self._members: dict[int, list[bytes]] = {}
         self._salvage()
@@ -88,11 +90,6 @@ class Certificates:
             self._names_cut += rescued.names_cut
         if found:
             _merge_names(fields, np.concatenate(found))
-
-    @lazy
-    def ders(self) -> list[bytes]:
-        """The DER of each certificate as it was submitted."""
-        return _slices(self.data, self.cert)
 
     @lazy
     def sha1(self) -> NDArray[np.uint8]:
@@ -192,7 +189,7 @@ class Certificates:
         """The DNS names among the subject alternative names, in their order."""
         fields = self.fields
         chosen = fields.name_tag == der.DNS
-        names = _slices(self.data, Spans(fields.name.start[chosen], fields.name.stop[chosen]))
+        names = Spans(fields.name.start[chosen], fields.name.stop[chosen]).slices(self.data)
         if not b"".join(names).isascii():
             names = [decode_text(der.DNS, name).encode() for name in names]
         bounds = np.searchsorted(fields.name_row[chosen], np.arange(len(self) + 1)).tolist()
@@ -257,10 +254,6 @@ def _domains(common_name: bytes | None, is_ca: bool, names: list[bytes]) -> list
             return names
         return list(dict.fromkeys((common_name, *names)))
     return names if len(names) < 2 else list(dict.fromkeys(names))
-
-
-def _slices(data: bytes, spans: Spans) -> list[bytes]:
-    return [data[a:b] for a, b in zip(spans.start.tolist(), spans.stop.tolist(), strict=True)]
 
 
 def _name_rows(row: int, names: list[lenient.Name]) -> Int64Array:

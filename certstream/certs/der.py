@@ -15,6 +15,7 @@ the shared bytes; text is made only when a message or a column needs it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -73,14 +74,18 @@ class Fields:
     name: Spans  # content of each GeneralName
 
 
-def padded(data: bytes, cert: Spans) -> bytes:
-    """`data`, with PADDING behind the last certificate: a reader of a few bytes at any end stays inside."""
-    room = len(data) - int(cert.stop.max(initial=0))
-    return data if room >= len(PADDING) else data + PADDING
+def joined(ders: Sequence[bytes]) -> tuple[bytes, Spans]:
+    """The certificates one behind the other, and where each lies.
+
+    Behind the last is PADDING: a reader of a few bytes at any end stays inside.
+    """
+    stop = np.cumsum(np.fromiter(map(len, ders), np.int64, len(ders)))
+    start = np.concatenate([np.zeros(1, np.int64), stop[:-1]]) if len(ders) else stop
+    return b"".join([*ders, PADDING]), Spans(start, stop)
 
 
 class Octets:
-    """The shared bytes of a batch, made by `padded`, for gathers of single bytes and of eight at once."""
+    """The shared bytes of a batch, made by `joined`, for gathers of single bytes and of eight at once."""
 
     __slots__ = ("bytes", "words")
 

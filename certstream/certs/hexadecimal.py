@@ -1,4 +1,4 @@
-"""Hexadecimal text of whole columns, by table instead of a call per value."""
+"""Hexadecimal text of whole columns, in one call instead of one per value."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from numpy.typing import NDArray
 from certstream.ct.types import Int64Array, Spans
 
 _USUAL_OCTETS = 64  # of an INTEGER; RFC 5280 §4.1.2.2 allows 20
-_PAIRS = np.frombuffer(bytes(range(256)).hex().upper().encode(), np.uint8).reshape(256, 2)
-_UPPER_COLON = np.concatenate([_PAIRS, np.full((256, 1), ord(":"), np.uint8)], axis=1)
-_LOWER_COLON = np.frombuffer(_UPPER_COLON.tobytes().lower(), np.uint8).reshape(256, 3)
 
 
 def colon_hex(rows: NDArray[np.uint8], *, lower: bool = False) -> bytes:
     """(n, k) octets → n texts `AA:BB:…` of 3k - 1 characters, back to back."""
     n, k = rows.shape
-    table = _LOWER_COLON if lower else _UPPER_COLON
-    return table[rows].reshape(n, 3 * k)[:, : 3 * k - 1].tobytes()
+    text = rows.tobytes().hex(":")
+    octets = np.frombuffer(f"{text if lower else text.upper()}:".encode(), np.uint8)
+    return octets[: 3 * n * k].reshape(n, 3 * k)[:, : 3 * k - 1].tobytes()
 
 
 def fixed_slices(text: bytes, width: int) -> list[bytes]:
@@ -39,7 +37,7 @@ def integer_hex(octets: NDArray[np.uint8], content: Spans) -> list[bytes | None]
     odd = there & ((stop - start > _USUAL_OCTETS) | ((stop - start > 1) & (octets[start] == 0)))
     length = np.where(there & ~odd, stop - start, 0)
     bounds = np.concatenate([[0], np.cumsum(length)])
-    text = _PAIRS[octets[_ragged(start, length, bounds)]].tobytes()
+    text = octets[_ragged(start, length, bounds)].tobytes().hex().upper().encode()
     found = [
         text[2 * a : 2 * b] if here else None
         for here, (a, b) in zip(there.tolist(), pairwise(bounds.tolist()), strict=True)

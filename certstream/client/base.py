@@ -18,6 +18,7 @@ class ReadSettings:
     batch_size: int = 1024  # entries to ask for in one get-entries, and to put together from data tiles
     fetch_concurrency: int = 4  # requests in flight at most while catching up
     partial_tile_wait_s: float = 15.0  # that an entry may wait for its data tile to fill
+    join_tiles: bool = True  # else each data tile is a batch of its own: for decode_together, which needs no copy
 
 
 class Readable(NamedTuple):

@@ -78,7 +78,7 @@ class StaticClient(HttpReader):
         return Readable(tree_size, None) if wait_s <= 0 else Readable(unread, wait_s)
 
     async def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
-        """Yield the entries of [start, stop) in order, see LogClient; several tiles together where they are there.
+        """Yield the entries of [start, stop) in order, see LogClient; with `join_tiles`, of several tiles together.
 
         Raises MalformedError where the framing of a tile breaks, after the entries before the break.
         """
@@ -112,9 +112,10 @@ class StaticClient(HttpReader):
 
     async def _take(self, flights: Flights[_Piece]) -> list[_Piece]:
         """Wait for the next piece; give it with those after it that are there, up to a batch."""
+        most = self._settings.batch_size if self._settings.join_tiles else 0
         pieces = [(await flights.take())[1]]
         count = len(pieces[0].batch)
-        while flights.ready and pieces[-1].error is None and count + TILE_WIDTH <= self._settings.batch_size:
+        while flights.ready and pieces[-1].error is None and count + TILE_WIDTH <= most:
             pieces.append((await flights.take())[1])
             count += len(pieces[-1].batch)
         return pieces

@@ -224,9 +224,7 @@ def fingerprints(batch: EntryBatch) -> set[bytes]:
 
     Of the first MAX_CHAIN of each chain.
     """
-    data = batch.data
-    chains = {data[a:b] for a, b in zip(batch.chain.start.tolist(), batch.chain.stop.tolist(), strict=True)}
-    return {fingerprint for chain in chains for fingerprint in split_fingerprints(chain)}
+    return {fingerprint for chain in set(batch.chain.slices(batch.data)) for fingerprint in split_fingerprints(chain)}
 
 
 def split_fingerprints(chain: bytes) -> list[bytes]:

@@ -68,6 +68,10 @@ class Spans(NamedTuple):
         """The same ranges `by` bytes further on."""
         return Spans(self.start + by, self.stop + by)
 
+    def slices(self, data: bytes) -> list[bytes]:
+        """The bytes of each range."""
+        return [data[a:b] for a, b in zip(self.start.tolist(), self.stop.tolist(), strict=True)]
+
     def rows(self, first: int, last: int) -> Spans:
         """Ranges [first, last)."""
         return Spans(self.start[first:last], self.stop[first:last])
@@ -118,6 +122,13 @@ def slice_batch(batch: EntryBatch, start: int, stop: int) -> EntryBatch:
     )
 
 
+def batch_bytes(batch: EntryBatch) -> int:
+    """Bytes of the entries, chains included."""
+    if not len(batch):
+        return 0
+    return int(max(batch.leaf.stop[-1], batch.cert.stop[-1], batch.chain.stop[-1]) - batch.leaf.start[0])
+
+
 def cut_batch(batch: EntryBatch, most_bytes: int) -> Iterator[EntryBatch]:
     """The batch in consecutive parts of at most `most_bytes`, or of one entry where that is larger."""
     ends = np.append(batch.leaf.start[1:], len(batch.data)) if len(batch) else batch.leaf.start
@@ -129,13 +140,18 @@ def cut_batch(batch: EntryBatch, most_bytes: int) -> Iterator[EntryBatch]:
         first = last
 
 
+def check_consecutive(batches: Sequence[EntryBatch]) -> None:
+    """Raises ValueError where batches do not follow each other."""
+    if any(left.stop != right.start for left, right in pairwise(batches)):
+        raise ValueError("batches do not follow each other")
+
+
 def concat_batches(batches: Sequence[EntryBatch]) -> EntryBatch:
     """One batch of consecutive batches (at least one) of the same log and protocol."""
     first = batches[0]
     if len(batches) == 1:
         return first
-    if any(left.stop != right.start for left, right in pairwise(batches)):
-        raise ValueError("batches do not follow each other")
+    check_consecutive(batches)
     shifts = np.cumsum([0, *(len(batch.data) for batch in batches[:-1])]).tolist()
     return replace(
         first,

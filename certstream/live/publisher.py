@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certstream.certs.batch import CertificateBatch, StreamKind, decode
-from certstream.ct.types import EntryBatch, slice_batch
+from certstream.ct.types import EntryBatch, batch_bytes, slice_batch
 from certstream.metrics import Metrics
 
 # What is below both is decoded at once, in about 2 ms, 4 with an archive; the rest in the thread, so that the event
@@ -112,7 +112,7 @@ class Publisher:
     def _fresh_rows(self, batch: CertificateBatch) -> list[int]:
         rows = list(range(len(batch)))
         if self._dedup is not None:
-            rows = np.flatnonzero(self._dedup.fresh(batch.sha256, batch.entries.log.base_url)).tolist()
+            rows = np.flatnonzero(self._dedup.fresh(batch.sha256, batch.log.base_url)).tolist()
             self._metrics.duplicates_filtered.inc(len(batch) - len(rows))
             self._metrics.dedup_size.set(len(self._dedup))
         return rows
@@ -129,17 +129,9 @@ class Publisher:
 
     async def _off_loop(self, entries: EntryBatch, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """Run `work` at once if the entries are small, else in the thread."""
-        if len(entries) <= _INLINE_ENTRIES and _size(entries) <= _INLINE_BYTES:
+        if len(entries) <= _INLINE_ENTRIES and batch_bytes(entries) <= _INLINE_BYTES:
             return work(*args)
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-
-def _size(entries: EntryBatch) -> int:
-    """Bytes of the entries, chains included."""
-    if not len(entries):
-        return 0
-    last = max(entries.leaf.stop[-1], entries.cert.stop[-1], entries.chain.stop[-1])
-    return int(last - entries.leaf.start[0])
 
 
 def _decode(entries: EntryBatch, seen_s: float) -> CertificateBatch:

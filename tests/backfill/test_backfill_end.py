@@ -159,7 +159,7 @@ async def test_a_slow_destination_gets_to_commit_what_it_has_written() -> None:
 async def test_a_full_disk_ends_the_run_and_what_was_committed_stays() -> None:
     log = make_log(20_000)
     destination = Memory()
-    destination.on_write = fails(after=5)
+    destination.on_write = fails(after=3)
     async with reading(log) as reader:
         settings = BackfillSettings(commit=CommitSettings(rows=4_096))
         run = Run(reader, planned(log, "static", 20_000), [log], destination=destination, settings=settings)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pybase64
 import pytest
 
 from certstream.certs.columns import Certificates
 from certstream.ct.rfc6962 import frame_entries
 from certstream.ct.static_ct import parse_data_tile
-from certstream.ct.types import EntryBatch, LogInfo, Spans
+from certstream.ct.types import EntryBatch, LogInfo
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -50,10 +49,4 @@ def real_certificates(corpus: list[dict[str, Any]], real_tile: EntryBatch) -> li
 @pytest.fixture(scope="session")
 def decoded() -> Callable[[Sequence[bytes]], Certificates]:
     """DER of certificates → their columns, decoded as one batch."""
-
-    def decode(ders: Sequence[bytes]) -> Certificates:
-        stop = np.cumsum([len(der) for der in ders], dtype=np.int64)
-        start = stop - np.array([len(der) for der in ders], np.int64)
-        return Certificates(b"".join(ders), Spans(start, stop))
-
-    return decode
+    return Certificates

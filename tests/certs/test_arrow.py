@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pybase64
+import pytest
 
 from certstream.certs.arrow import SCHEMA
-from certstream.certs.batch import decode
+from certstream.certs.batch import StreamKind, decode, decode_together
 from certstream.certs.chain import ChainTable
 from certstream.ct.rfc6962 import frame_entries
 from certstream.ct.types import EntryBatch, LogInfo, slice_batch
 
 SEEN_S = 1700000000.25
+KINDS: tuple[StreamKind, ...] = ("full", "lite", "domains")
 LOG = LogInfo("Log", "https://log.example/ct/", "rfc6962", "log.example")
 
 
@@ -103,6 +105,24 @@ def test_batches_of_a_column_with_nulls_concatenate(real_tile: EntryBatch) -> No
     table = pa.Table.from_batches([decode(real_tile, SEEN_S).to_arrow()] * 2)
     assert table.num_rows == 512
     assert np.array_equal(table["cert_index"].to_numpy()[:256], np.arange(256))
+
+
+def test_batches_decoded_together_are_those_decoded_alone(corpus: list[dict[str, Any]], real_tile: EntryBatch) -> None:
+    for whole in (corpus_batch(corpus), real_tile):
+        middle = whole.start + len(whole) // 3
+        parts = [slice_batch(whole, whole.start, middle), slice_batch(whole, middle, whole.stop)]
+        together, alone = decode_together(parts, SEEN_S), decode(whole, SEEN_S)
+        assert together.to_arrow() == alone.to_arrow()
+        assert together.to_arrow(shared_chains=True) == alone.to_arrow(shared_chains=True)
+        for kind in KINDS:
+            assert together.messages(kind) == alone.messages(kind)
+        assert together.failures() == alone.failures()
+
+
+def test_batches_that_do_not_follow_each_other_are_not_decoded_together(real_tile: EntryBatch) -> None:
+    parts = [slice_batch(real_tile, 0, 10), slice_batch(real_tile, 11, 20)]
+    with pytest.raises(ValueError, match="do not follow"):
+        decode_together(parts, SEEN_S)
 
 
 def test_messages_need_no_pyarrow() -> None:

@@ -53,6 +53,16 @@ async def test_each_tile_is_fetched_once_and_tiles_come_together_up_to_a_batch()
     assert sum(len(batch) for batch in batches) == 256 * 20
 
 
+async def test_tiles_that_are_not_joined_come_one_by_one() -> None:
+    log = make_log(256 * 20)
+    async with reading(log) as reader:
+        client = reader.client(log, "static", fetch_concurrency=8, batch_size=1024, join_tiles=False)
+        batches, error = await taken(client, 100, 256 * 20)
+    assert error is None
+    assert whole_up_to(log, batches, 100) == 256 * 20
+    assert [len(batch) for batch in batches] == [156, *[256] * 19]
+
+
 async def test_a_range_that_starts_and_ends_in_the_middle_of_tiles_is_cut_out() -> None:
     log = make_log(1000)
     async with reading(log) as reader:

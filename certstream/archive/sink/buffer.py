@@ -52,7 +52,7 @@ class PackedRows:
 
 def pack(batch: CertificateBatch) -> PackedRows:
     """Every row of a batch, for the archive; costly. The batch has at least one."""
-    return PackedRows(batch.entries.log, batch.entries.start, batch.entries.stop, batch.to_arrow().serialize())
+    return PackedRows(batch.log, batch.start, batch.stop, batch.to_arrow().serialize())
 
 
 class Buffer:

@@ -186,8 +186,7 @@ class Sink:
         try:
             return pack(batch) if len(batch) else None
         except Exception:
-            entries = batch.entries
-            logger.exception("rows cannot be made", log=entries.log.name, start=entries.start, stop=entries.stop)
+            logger.exception("rows cannot be made", log=batch.log.name, start=batch.start, stop=batch.stop)
             return None
 
     def take(self, rows: PackedRows | None) -> None:
