@@ -37,6 +37,8 @@ def _main(argv: Sequence[str] | None, start: Start) -> int:
     try:
         flags = parse_flags(argv)
         command = flags.command
+        if flags.healthcheck:
+            return _check_health(flags)
         return _serve(flags, start) if command is None else _run_command(command, flags, start)
     except ConfigError as exc:
         for mistake in exc.mistakes:
@@ -50,6 +52,13 @@ def _main(argv: Sequence[str] | None, start: Start) -> int:
         print(f"certstream: {command} interrupted", file=sys.stderr)
         return _INTERRUPTED[command]
     return 1
+
+
+def _check_health(flags: argparse.Namespace) -> int:
+    from certstream.config import load_config
+    from certstream.healthcheck import healthcheck
+
+    return healthcheck(load_config(flags.config, os.environ).config)  # without logging: one line is its result
 
 
 def _serve(flags: argparse.Namespace, start: Start) -> int:

@@ -15,7 +15,7 @@ from certstream.errors import ConfigError
 Command: TypeAlias = Literal["backfill", "merge", "maintain"]
 COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 
-_MODES: Final = (*COMMANDS, "demo", "validate_config")  # at most one of them; none is the service
+_MODES: Final = (*COMMANDS, "demo", "validate_config", "healthcheck")  # at most one of them; none is the service
 _MERGE_NEEDS_STAGING: Final = "Error: --merge requires --staging-path <PATH>"
 _LAST_INDEX: Final = (1 << 63) - 1  # an archived index is a signed 64-bit integer
 
@@ -89,6 +89,11 @@ def _parser() -> _Parser:
         action="store_true",
         help="serve, but connect to no log; with --backfill: print what it would fetch, and end",
     )
+    parser.add_argument(
+        "--healthcheck",
+        action="store_true",
+        help="ask the service that runs with this configuration whether it is alive; exit 0 or 1",
+    )
     parser.add_argument("--version", action="version", version=f"certstream-server {__version__}")
     _add_archive_flags(parser)
     return parser
@@ -154,7 +159,7 @@ def _check(parser: _Parser, flags: argparse.Namespace) -> None:
             parser.error(f"{name} needs --backfill")
     if flags.staging_path is not None and not (flags.backfill or flags.merge):
         parser.error("--staging-path needs --backfill or --merge")
-    if flags.dry_run and (flags.merge or flags.maintain):
+    if flags.dry_run and (flags.merge or flags.maintain or flags.healthcheck):
         parser.error(f"--dry-run does not go with {modes[0]}")
     if flags.merge and flags.staging_path is None:
         raise ConfigError(_MERGE_NEEDS_STAGING)

@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulator": _DECODING,
     "app": {*_SERVICE, *_ARCHIVE},
     "flags": {"errors", "config"},
-    "cli": {*_SERVICE, *_ARCHIVE, "app", "flags", "starting"},
+    "healthcheck": {"errors", "config"},
+    "cli": {*_SERVICE, *_ARCHIVE, "app", "flags", "healthcheck", "starting"},
     "__main__": {"cli"},
 }
 PURE = ("ct", "certs", "intervals", "backfill.planner")
