@@ -61,7 +61,7 @@ class Prefetch:
     """
 
     def __init__(self, permits: int) -> None:
-        self._left = permits
+        self._permits = self._left = permits
 
     def take(self) -> bool:
         """Take a permit if one is left."""
@@ -74,6 +74,11 @@ class Prefetch:
         """Return a permit that was taken."""
         self._left += 1
 
+    def resize(self, permits: int) -> None:
+        """Give so many permits from now on; those that were taken stay taken."""
+        self._left += permits - self._permits
+        self._permits = permits
+
 
 class HttpClient:
     """GET requests to logs over one session; `async with` opens and closes it."""
@@ -83,21 +88,28 @@ class HttpClient:
         self.metrics = metrics
         self.pacing = Pacing(settings.pace, self.clock)
         self._prefetch: dict[str, Prefetch] = {}
-        self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self.apply(settings)
+
+    def apply(self, settings: FetchSettings) -> None:
+        """Make requests like this from now on; those in flight end as they began."""
+        self._settings = settings
+        self._headers = {"User-Agent": settings.user_agent}
+        self._timeout = aiohttp.ClientTimeout(
+            total=settings.request_timeout_s,
+            sock_connect=settings.connect_timeout_s,
+            sock_read=settings.stall_timeout_s,
+        )
+        self.pacing.apply(settings.pace)
+        for prefetch in self._prefetch.values():
+            prefetch.resize(settings.prefetch)
 
     async def __aenter__(self) -> HttpClient:
-        settings = self._settings
         proxies = getproxies()
         self._session = aiohttp.ClientSession(
             # Bounds are the pacers' business; here a limit would only queue one operator behind another.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=_DNS_TTL_S),
-            timeout=aiohttp.ClientTimeout(
-                total=settings.request_timeout_s,
-                sock_connect=settings.connect_timeout_s,
-                sock_read=settings.stall_timeout_s,
-            ),
-            headers={"User-Agent": settings.user_agent, "Accept-Encoding": "gzip"},
+            headers={"Accept-Encoding": "gzip"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # BodyBuffer inflates, so that the cap holds for what comes out
             read_bufsize=_READ_BUFFER_BYTES,
@@ -145,7 +157,9 @@ class HttpClient:
         if self._session is None:
             raise RuntimeError("the HTTP client is not open")
         try:
-            async with self._session.get(url, max_redirects=_MAX_REDIRECTS) as response:
+            async with self._session.get(
+                url, max_redirects=_MAX_REDIRECTS, timeout=self._timeout, headers=self._headers
+            ) as response:
                 return await self._read(response, cap_bytes)
         except TimeoutError as exc:
             raise FetchError(f"no answer in time ({exc or 'total'})", status="timeout") from exc

@@ -38,15 +38,49 @@ class PaceSettings:
     # times ReadSettings.fetch_concurrency let that have no effect; see also FetchSettings.prefetch.
     in_flight: int = 16
 
+    def rate_of(self, operator: str) -> float | None:
+        """The limit of requests per second to that operator, None for no limit."""
+        return self.rates_per_s.get(operator, self.default_rate_per_s)
+
+
+class Slots:
+    """A semaphore whose size may change. A smaller one holds once that many more have left than came."""
+
+    def __init__(self, size: int) -> None:
+        self._semaphore = asyncio.Semaphore(size)
+        self._size = size
+        self._excess = 0  # that are to leave without making room
+
+    async def __aenter__(self) -> None:
+        await self._semaphore.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+    def resize(self, size: int) -> None:
+        """Let `size` in from now on; nobody who is in has to leave."""
+        self._excess += max(0, self._size - size)
+        for _ in range(size - self._size):
+            self._leave()
+        self._size = size
+
+    def _leave(self) -> None:
+        if self._excess:
+            self._excess -= 1
+        else:
+            self._semaphore.release()
+
 
 class Pacer:
     """Admits requests to one operator, first come first served, at most `in_flight` at a time."""
 
     def __init__(self, settings: PaceSettings, operator: str, clock: Clock) -> None:
-        self._configured = settings.rates_per_s.get(operator, settings.default_rate_per_s)
+        self._operator = operator
+        self._configured = settings.rate_of(operator)
         self._clock = clock
-        self._slots = asyncio.Semaphore(settings.in_flight)
+        self._slots = Slots(settings.in_flight)
         self._queue = asyncio.Lock()
+        self._waiting: asyncio.Future[None] | None = None  # of the first in the queue, for its time
         self._rate = self._configured
         self._refused = 0.0  # requests per second when the last 429 came
         self._tokens = 1.0
@@ -65,13 +99,24 @@ class Pacer:
         """Seconds until requests go out again, as a 429 asked for; 0 when none is being waited for."""
         return max(0.0, self._resume_at - self._clock.monotonic())
 
+    def apply(self, settings: PaceSettings) -> None:
+        """Hold these limits from now on, for those too that wait. What a 429 slowed down is sped up by time alone."""
+        is_slowed = self._rate is not None and self._rate != self._configured
+        before, self._configured = self._rate, settings.rate_of(self._operator)
+        self._rate = self._configured
+        if is_slowed and before is not None:
+            self._rate = before if self._configured is None else min(before, self._configured)
+        self._slots.resize(settings.in_flight)
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
         """Wait for a turn and hold one slot; gives the time of admission, which `limited` and `answered` want back."""
         async with self._slots:
             async with self._queue:
                 while (delay := self._delay()) > 0:
-                    await self._clock.sleep(delay)
+                    await self._wait(delay)
                 now = self._admit()
             yield now
 
@@ -92,6 +137,15 @@ class Pacer:
         now = self._clock.monotonic()
         if self._rate is not None and now - self._changed_at >= RECOVERY_S:
             self._speed_up(now)
+
+    async def _wait(self, delay_s: float) -> None:
+        """Sleep, or until other limits hold."""
+        self._waiting = asyncio.ensure_future(self._clock.sleep(delay_s))
+        try:
+            await asyncio.wait([self._waiting])
+        finally:
+            self._waiting.cancel()
+            self._waiting = None
 
     def _delay(self) -> float:
         now = self._clock.monotonic()
@@ -148,6 +202,12 @@ class Pacing:
         self._settings = settings or PaceSettings()
         self._clock = clock or Clock()
         self._pacers: dict[str, Pacer] = {}
+
+    def apply(self, settings: PaceSettings) -> None:
+        """Hold these limits from now on."""
+        self._settings = settings
+        for pacer in self._pacers.values():
+            pacer.apply(settings)
 
     def of(self, operator: str) -> Pacer:
         """Return the operator's pacer; the same one each time."""
