@@ -36,6 +36,9 @@ LOG_STATES: Final[tuple[LogState, ...]] = get_args(LogState)
 ArchiveErrorKind: TypeAlias = Literal["disk_full", "storage", "conflict", "schema"]
 ARCHIVE_ERROR_KINDS: Final[tuple[ArchiveErrorKind, ...]] = get_args(ArchiveErrorKind)
 
+ReloadResult: TypeAlias = Literal["applied", "invalid", "failed"]  # failed: by a mistake of this program
+RELOAD_RESULTS: Final[tuple[ReloadResult, ...]] = get_args(ReloadResult)
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -46,6 +49,7 @@ class LogMetrics:
     """The metrics of one log; get it from `Metrics.log` once and keep it."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
+        self._metrics, self._name = metrics, name
         self.entries = metrics.log_entries.labels(name)  # inc(count) per batch
         self.position = metrics.log_position.labels(name)  # set(next index to read)
         self.tree_size = metrics.log_tree_size.labels(name)
@@ -71,6 +75,17 @@ class LogMetrics:
         for name, gauge in self._states.items():
             gauge.set(name == state)
 
+    def remove(self) -> None:
+        """Take the log's series out of the exposition."""
+        for metric in self._metrics.of_log_alone:
+            metric.remove(self._name)
+        for state in LOG_STATES:
+            self._metrics.log_state.remove(self._name, state)
+        for status in self._requests:
+            self._metrics.log_requests.remove(self._name, status)
+        for kind in self._errors:
+            self._metrics.log_errors.remove(self._name, kind)
+
 
 class StreamMetrics:
     """The metrics of one stream kind; get it from `Metrics.stream` once and keep it."""
@@ -95,8 +110,14 @@ class ArchivedLogMetrics:
     """The archive's metrics of one log; get it from `ArchiveMetrics.log` once and keep it."""
 
     def __init__(self, archive: ArchiveMetrics, name: str) -> None:
+        self._archive, self._name = archive, name
         self.position = archive.position.labels(name)  # set(archived position, exclusive)
         self.lag_entries = archive.lag_entries.labels(name)
+
+    def remove(self) -> None:
+        """Take the log's series out of the exposition."""
+        self._archive.position.remove(self._name)
+        self._archive.lag_entries.remove(self._name)
 
 
 class ArchiveMetrics:
@@ -116,6 +137,11 @@ class ArchiveMetrics:
         if name not in self._logs:
             self._logs[name] = ArchivedLogMetrics(self, name)
         return self._logs[name]
+
+    def forget_log(self, name: str) -> None:
+        """Show no more of the log with that configured name."""
+        if (known := self._logs.pop(name, None)) is not None:
+            known.remove()
 
     def error(self, kind: ArchiveErrorKind) -> None:
         """Count one commit that failed."""
@@ -222,11 +248,20 @@ class Metrics:
             self._logs[name] = LogMetrics(self, name)
         return self._logs[name]
 
+    def forget_log(self, name: str) -> None:
+        """Show no more of the log with that configured name."""
+        if (known := self._logs.pop(name, None)) is not None:
+            known.remove()
+
     def stream(self, kind: str) -> StreamMetrics:
         """Return the metrics of the stream `full`, `lite` or `domains`; the same object each time."""
         if kind not in self._streams:
             self._streams[kind] = StreamMetrics(self, kind)
         return self._streams[kind]
+
+    def config_reloaded(self, result: ReloadResult) -> None:
+        """Count one change of the configuration file."""
+        self._config_results[result].inc()
 
     def decode_failed(self, kind: str, count: int = 1) -> None:
         """Count values that could not be read; `kind` names the field, `certificate` where nothing could."""
@@ -259,6 +294,13 @@ class Metrics:
         )
         self.log_errors = counter("certstream_log_errors_total", "Failures of the log by kind.", ["log", "kind"])
         self.log_state = gauge("certstream_log_state", "1 for the state that the log is in.", ["log", "state"])
+        self.of_log_alone: tuple[Gauge | Counter, ...] = (
+            self.log_entries,
+            self.log_position,
+            self.log_tree_size,
+            self.log_lag_entries,
+            self.log_lag_seconds,
+        )  # with no label but the log
 
     def _define_decoding(self) -> None:
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
@@ -304,6 +346,20 @@ class Metrics:
             buckets=_LAG_BUCKETS_S,
             registry=self.registry,
         )
+        self._config_reloads = Counter(
+            "certstream_config_reloads_total",
+            "Changes of the configuration file that were taken up, or refused.",
+            ["result"],
+            registry=self.registry,
+        )
+        self._config_results = {result: self._config_reloads.labels(result) for result in RELOAD_RESULTS}
+        self.config_in_effect = Gauge(
+            "certstream_config_in_effect",
+            "0 while the configuration file says something else than what is in effect: it has mistakes, or what it "
+            "changes needs a restart.",
+            registry=self.registry,
+        )
+        self.config_in_effect.set(1)
         build = Info("certstream_build", "Version of the service.", registry=self.registry)
         build.info({"version": version, "python": platform.python_version()})
         ProcessCollector(registry=self.registry)

@@ -9,7 +9,7 @@ import math
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certstream.metrics import ARCHIVE_ERROR_KINDS, LOG_STATES, Metrics, watch_loop_lag
+from certstream.metrics import ARCHIVE_ERROR_KINDS, LOG_STATES, RELOAD_RESULTS, Metrics, watch_loop_lag
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -254,3 +254,33 @@ def block_for(seconds: float) -> None:
     end = loop.time() + seconds
     while loop.time() < end:
         pass
+
+
+def test_a_log_that_is_forgotten_leaves_no_series_and_may_come_again() -> None:
+    metrics = Metrics()
+    for name in ("gone", "stays"):
+        log = metrics.log(name)
+        log.entries.inc(3)
+        log.lag_seconds.set_function(lambda: 1.0)
+        log.request("200")
+        log.request("timeout")
+        log.error("FetchError")
+        metrics.archive.log(name).lag_entries.set_function(lambda: 1.0)
+    metrics.forget_log("gone")
+    metrics.archive.forget_log("gone")
+    metrics.forget_log("never known")
+    metrics.archive.forget_log("never known")
+    logs = [dict(labels).get("log") for _, labels in samples(metrics)]
+    assert "gone" not in logs
+    assert "stays" in logs
+    metrics.log("gone").entries.inc()
+    assert samples(metrics)["certstream_log_entries_total", (("log", "gone"),)] == 1
+
+
+def test_reloads_are_counted_by_their_result_and_the_file_is_in_effect_until_somebody_says_otherwise() -> None:
+    metrics = Metrics()
+    metrics.config_reloaded("invalid")
+    found = samples(metrics)
+    counts = {result: found["certstream_config_reloads_total", (("result", result),)] for result in RELOAD_RESULTS}
+    assert counts == {"applied": 0, "invalid": 1, "failed": 0}
+    assert found["certstream_config_in_effect", ()] == 1

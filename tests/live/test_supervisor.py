@@ -196,3 +196,68 @@ async def test_a_tailer_that_crashes_while_it_is_stopped_is_not_started_again() 
         assert slept_at_crash == [len(reader.time.slept)], "crashed once, and nothing was waited for after it"
         assert follower.begun == [0]
         assert follower.position == 0
+
+
+async def test_a_log_that_is_left_ends_after_its_batch_and_the_others_go_on() -> None:
+    one, two = make_log("one", 500), make_log("two")
+    async with reading(one, two) as reader:
+        leaves = Follower(reader, one, "rfc6962", batch_size=100)
+        stays = Follower(reader, two, "rfc6962")
+        leaves.hold = asyncio.Event()
+        async with supervised(reader, leaves, stays) as supervisor:
+            await leaves.until(lambda: leaves.begun == [0])
+            leaving = asyncio.create_task(supervisor.leave([leaves.tailer], 60))
+            await asyncio.sleep(0)
+            leaves.hold.set()
+            await leaving
+            assert [status.log.name for status in supervisor.statuses()] == ["two"]
+            two.grow(50)
+            await stays.until_read(350)
+        assert leaves.check(0) == 100
+        assert leaves.begun == [0]
+        assert leaves.state == "stopped"
+
+
+async def test_a_log_that_is_left_and_followed_anew_goes_on_at_its_position() -> None:
+    log = make_log("one", 300)
+    async with reading(log) as reader:
+        first = Follower(reader, log, "rfc6962", batch_size=100)
+        async with supervised(reader, first) as supervisor:
+            await first.until_read(300)
+            await supervisor.leave([first.tailer], 60)
+            log.grow(100)
+            second = Follower(reader, log, "rfc6962", batch_size=7, position=first.position)
+            supervisor.follow(second.tailer)
+            await second.until_read(400)
+            assert [status.position for status in supervisor.statuses()] == [400]
+        assert first.check(0) == 300
+        assert second.check(300) == 400
+
+
+async def test_leaving_waits_for_no_log_that_stalls_and_gives_up_a_batch_that_does_not_end() -> None:
+    logs = [make_log(name) for name in ("stalls", "hangs", "crashes")]
+    logs[0].faults.add(Fault(FaultKind.STALL))
+    async with reading(*logs) as reader:
+        followers = [Follower(reader, log, "rfc6962") for log in logs]
+        followers[1].hold = asyncio.Event()
+        followers[2].fails_on = 0
+        async with supervised(reader, *followers) as supervisor:
+            await logs[0].until(lambda: logs[0].endpoints.total() == 1)
+            await followers[1].until(lambda: followers[1].begun == [0])
+            await followers[2].until(lambda: followers[2].state == "degraded")
+            async with asyncio.timeout(10):
+                await supervisor.leave([follower.tailer for follower in followers], 0.02)
+            assert supervisor.statuses() == []
+            assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("tail:")]
+        assert [follower.batches for follower in followers] == [[], [], []]
+        assert followers[1].position == 0
+
+
+async def test_a_log_that_comes_after_the_stop_is_not_read() -> None:
+    log = make_log("one")
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "rfc6962")
+        async with supervised(reader) as supervisor:
+            await supervisor.stop(1)
+            supervisor.follow(follower.tailer)
+        assert log.endpoints.total() == 0
