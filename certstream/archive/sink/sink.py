@@ -23,7 +23,7 @@ from certstream.archive.commit import Committer
 from certstream.archive.sink.buffer import Buffer, PackedRows, pack
 from certstream.archive.sink.condition import Condition
 from certstream.archive.sink.flush import Flush, Flushed, Flusher
-from certstream.archive.sink.standing import ArchivedLog, SinkSettings, SinkStatus
+from certstream.archive.sink.standing import ArchivedLog, ArchivedLogs, SinkSettings, SinkStatus
 from certstream.certs.batch import CertificateBatch
 from certstream.ct.types import LogInfo
 from certstream.errors import StorageError, TableError
@@ -67,7 +67,7 @@ class Sink:
         self._condition = Condition(settings, metrics, chance)
         self._flusher = Flusher(committer)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
-        self._logs: dict[str, ArchivedLog] = {}
+        self._logs = ArchivedLogs(metrics)
         self._buffer = Buffer(settings.buffer_bytes)
         self._changed = asyncio.Event()  # something may be due
         self._turn = asyncio.Event()  # set, and replaced, after each attempt to commit
@@ -160,7 +160,14 @@ class Sink:
         before at once, not only when it has new entries. Until `on_begun`, where the archive begins is only known
         here: remember `first`.
         """
-        self._log(log, index, first)
+        self._logs.come_again(self._log(log, index, first), log)
+
+    def leave(self, url: str) -> None:
+        """A log is streamed no more. What is in the buffer is committed still; what else is missing stays so."""
+        if (log := self._logs.get(url)) is not None:
+            log.leave(self.missing(url).count)
+            if self._flushing is None:
+                self._logs.forget_left(self._buffer.held)
 
     async def begin(self, log: LogInfo, index: int) -> None:
         """Take up a log, and wait until its beginning is committed. Cheap where it is: call it before each batch.
@@ -205,7 +212,7 @@ class Sink:
     def missing(self, url: str) -> Intervals:
         """What is to be read again of a log: streamed, and neither archived, dropped on purpose nor in the buffer."""
         log = self._logs.get(url)
-        if log is None or log.archived is None:
+        if log is None or log.archived is None or log.is_left:
             return Intervals()
         return log.open() - self._buffer.held(url)
 
@@ -283,8 +290,7 @@ class Sink:
         url = info.base_url
         if url not in self._logs:
             first = index if first is None else first
-            log = self._logs[url] = ArchivedLog(info, first, index, self._now() + self._settings.begin_wait_s)
-            self._metrics.log(info.name).lag_entries.set_function(lambda: log.open().count)
+            self._logs.add(ArchivedLog(info, first, index, self._now() + self._settings.begin_wait_s))
             self._changed.set()
         return self._logs[url]
 
@@ -342,6 +348,7 @@ class Sink:
                 await self._look_after()
         finally:
             self._flushing = None
+            self._logs.forget_left(self._buffer.held)
             self._turn.set()
             self._turn = asyncio.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ import structlog
 
 from certstream.ct.types import LogInfo
 from certstream.intervals import Intervals
+from certstream.metrics import ArchiveMetrics
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -60,6 +62,7 @@ class ArchivedLog:
         self.streamed = streamed
         self.archived: int | None = None  # None until the table was asked
         self.is_doubted = False
+        self.is_left = False  # streamed no more, and forgotten once none of its rows is in the buffer
         self._settled = Intervals()  # in the table or dropped on purpose, from `base` on
 
     @property
@@ -85,8 +88,58 @@ class ArchivedLog:
                 first=self.first,
             )
 
+    def leave(self, missing: int) -> None:
+        """It is streamed no more, with so many entries to be read again."""
+        self.is_left = True
+        if missing:
+            logger.warning(
+                "log is left with entries missing in the archive: following it again gets them, or a backfill",
+                log=self.info.name,
+                missing=missing,
+            )
+
     def open(self) -> Intervals:
         """What is streamed and not settled."""
         if self.archived is None:
             return Intervals.of((self.first, self.streamed))
         return Intervals.of((self.base or 0, self.streamed)) - self._settled
+
+
+class ArchivedLogs(dict[str, ArchivedLog]):
+    """The logs that are streamed, and those left that have rows in the buffer, by URL; with what metrics show of them.
+
+    Bounded by the number of logs that are configured.
+    """
+
+    def __init__(self, metrics: ArchiveMetrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def add(self, log: ArchivedLog) -> None:
+        """Take up a log, under its URL."""
+        self[log.info.base_url] = log
+        self._show(log)
+
+    def come_again(self, log: ArchivedLog, info: LogInfo) -> None:
+        """Where it was left, a log is streamed again, maybe under another name."""
+        if log.is_left:
+            log.is_left = False
+            self._hide(log)
+            log.info = info
+            self._show(log)
+
+    def forget_left(self, held: Callable[[str], Intervals]) -> None:
+        """Let go of the logs that were left, but those that have rows in the buffer: these move their positions."""
+        for url, log in list(self.items()):
+            if log.is_left and not len(held(url)):
+                self._hide(self.pop(url))
+
+    def _show(self, log: ArchivedLog) -> None:
+        metrics = self._metrics.log(log.info.name)
+        metrics.lag_entries.set_function(lambda: log.open().count)
+        metrics.position.set(log.archived or 0)
+
+    def _hide(self, log: ArchivedLog) -> None:
+        """Unless another log has the same name."""
+        if not any(other.info.name == log.info.name for other in self.values() if other is not log):
+            self._metrics.forget_log(log.info.name)
