@@ -17,7 +17,7 @@ PACKAGE = ROOT / "certstream"
 _DECODING = {"errors", "ct", "certs"}
 _READING = {*_DECODING, "metrics", "client"}
 _SERVICE = {*_READING, "config", "live", "logging_setup", "serve", "signals", "simulator", "state", "stream"}
-_ARCHIVE = {"archive", "backfill", "durable", "intervals", "locks", "progress"}
+_ARCHIVE = {"archive", "archive_metrics", "backfill", "durable", "intervals", "locks", "progress"}
 # Every part, and the parts that it may import beside itself
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locks": {"errors"},
     "progress": {"errors"},
     "certs": {"errors", "ct"},
-    "metrics": {"errors"},
+    "archive_metrics": set(),
+    "metrics": {"archive_metrics"},
     "starting": set(),
     "signals": {"starting"},
     "config": {"errors", "ct"},
@@ -35,10 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "state": {"durable", "errors", "locks"},
     "client": {*_DECODING, "metrics"},
     "live": _READING,
-    "backfill": {*_READING, "intervals", "progress"},
+    "backfill": {*_READING, "archive_metrics", "intervals", "progress"},
     "stream": {"errors", "metrics"},
     "serve": {"errors", "metrics", "stream"},
-    "archive": {*_DECODING, "durable", "intervals", "locks", "metrics", "progress"},
+    "archive": {*_DECODING, "archive_metrics", "durable", "intervals", "locks", "metrics", "progress"},
     "simulator": _DECODING,
     "app": {*_SERVICE, *_ARCHIVE},
     "flags": {"errors", "config"},

@@ -9,7 +9,8 @@ import math
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certstream.metrics import ARCHIVE_ERROR_KINDS, LOG_STATES, RELOAD_RESULTS, Metrics, watch_loop_lag
+from certstream.archive_metrics import ARCHIVE_ERROR_KINDS
+from certstream.metrics import DROP_REASONS, LOG_STATES, RELOAD_RESULTS, Metrics, watch_loop_lag
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -81,6 +82,30 @@ def test_stream_series_are_kept_apart_by_stream_transport_and_reason() -> None:
     assert found["certstream_stream_messages_sent_total", (("stream", "full"),)] == 0
 
 
+def test_what_counts_rare_trouble_is_0_from_the_start() -> None:
+    metrics = Metrics()
+    metrics.stream("lite")
+    found = samples(metrics)
+    for reason in DROP_REASONS:
+        assert found["certstream_stream_clients_dropped_total", (("reason", reason), ("stream", "lite"))] == 0
+
+
+def test_what_a_log_did_not_say_yet_is_unknown_and_not_0() -> None:
+    metrics = Metrics()
+    metrics.log("a")
+    found = samples(metrics)
+    assert math.isnan(found["certstream_log_head_timestamp_seconds", (("log", "a"),)])
+    assert math.isnan(found["certstream_log_lag_seconds", (("log", "a"),)])
+
+
+def test_the_state_file_is_asked_for_at_each_scrape() -> None:
+    metrics, saved = Metrics(), [True]
+    metrics.watch_state(lambda: saved[0])
+    assert samples(metrics)["certstream_state_saved", ()] == 1
+    saved[0] = False
+    assert samples(metrics)["certstream_state_saved", ()] == 0
+
+
 def test_decode_failures_are_counted_by_kind() -> None:
     metrics = Metrics()
     metrics.decode_failed("subject", 3)
@@ -102,17 +127,17 @@ def test_the_backlog_is_asked_for_at_each_scrape() -> None:
 
 
 ARCHIVE_NAMES = {
-    "certstream_delta_records_written_total",
+    "certstream_delta_rows_written_total",
     "certstream_delta_flushes_total",
     "certstream_delta_errors_total",
     "certstream_delta_buffered_rows",
     "certstream_delta_buffered_bytes",
-    "certstream_delta_flush_seconds_count",
+    "certstream_delta_flush_duration_seconds_count",
     "certstream_delta_archived_position",
     "certstream_delta_lag_entries",
     "certstream_delta_free_disk_bytes",
-    "certstream_delta_let_go_entries_total",
-    "certstream_delta_reread_entries_total",
+    "certstream_delta_entries_let_go_total",
+    "certstream_delta_entries_reread_total",
     "certstream_delta_available",
     "certstream_backfill_running",
     "certstream_backfill_entries_planned",
@@ -122,8 +147,8 @@ ARCHIVE_NAMES = {
     "certstream_backfill_last_success_timestamp_seconds",
     "certstream_backfill_last_failure_timestamp_seconds",
     "certstream_merge_running",
-    "certstream_merge_inserted_total",
-    "certstream_merge_skipped_total",
+    "certstream_merge_rows_inserted_total",
+    "certstream_merge_rows_skipped_total",
     "certstream_merge_last_success_timestamp_seconds",
     "certstream_merge_last_failure_timestamp_seconds",
     "certstream_maintenance_running",
@@ -147,7 +172,7 @@ def test_without_an_archive_none_of_its_series_is_shown() -> None:
 def test_with_an_archive_all_of_its_series_are_shown() -> None:
     metrics = Metrics()
     metrics.archive.log("a")
-    of_the_histogram = {"certstream_delta_flush_seconds_bucket", "certstream_delta_flush_seconds_sum"}
+    of_the_histogram = {"certstream_delta_flush_duration_seconds_bucket", "certstream_delta_flush_duration_seconds_sum"}
     assert archive_names(metrics) == ARCHIVE_NAMES | of_the_histogram
     assert metrics.archive is metrics.archive
     assert metrics.archive.log("a") is metrics.archive.log("a")
@@ -156,25 +181,25 @@ def test_with_an_archive_all_of_its_series_are_shown() -> None:
 def test_the_archives_series_carry_what_was_counted() -> None:
     metrics = Metrics()
     archive = metrics.archive
-    archive.records_written.inc(10_000)
+    archive.rows_written.inc(10_000)
     archive.buffered_bytes.set(7)
     archive.flush_seconds.observe(45)
     archive.log("Argon").position.set(500)
     archive.log("Argon").lag_entries.set(12)
     archive.backfill_entries_written.inc(3)
-    archive.merge_skipped.inc(2)
+    archive.merge_rows_skipped.inc(2)
     archive.maintenance_files_rewritten.inc(9)
     archive.backfill_last_failure_timestamp_seconds.set(1_790_000_000)
     found = samples(metrics)
     log = ("log", "Argon")
-    assert found["certstream_delta_records_written_total", ()] == 10_000
+    assert found["certstream_delta_rows_written_total", ()] == 10_000
     assert found["certstream_delta_buffered_bytes", ()] == 7
-    assert found["certstream_delta_flush_seconds_bucket", (("le", "30.0"),)] == 0
-    assert found["certstream_delta_flush_seconds_bucket", (("le", "60.0"),)] == 1
+    assert found["certstream_delta_flush_duration_seconds_bucket", (("le", "30.0"),)] == 0
+    assert found["certstream_delta_flush_duration_seconds_bucket", (("le", "60.0"),)] == 1
     assert found["certstream_delta_archived_position", (log,)] == 500
     assert found["certstream_delta_lag_entries", (log,)] == 12
     assert found["certstream_backfill_entries_written_total", ()] == 3
-    assert found["certstream_merge_skipped_total", ()] == 2
+    assert found["certstream_merge_rows_skipped_total", ()] == 2
     assert found["certstream_maintenance_files_rewritten_total", ()] == 9
     assert found["certstream_backfill_last_failure_timestamp_seconds", ()] == 1_790_000_000
     assert found["certstream_backfill_last_success_timestamp_seconds", ()] == 0
@@ -247,6 +272,22 @@ async def test_a_blocked_loop_shows_as_lag() -> None:
             await watch
     assert values[0] >= 0.08
     assert samples(metrics)["certstream_event_loop_lag_seconds_count", ()] == len(values)
+
+
+async def test_a_scrape_is_the_whole_exposition_and_lets_others_run_meanwhile() -> None:
+    metrics = Metrics()
+    for number in range(200):
+        metrics.log(f"log {number}")
+        metrics.archive.log(f"log {number}")
+    scrape = asyncio.create_task(metrics.scrape())
+    turns = 0
+    while not scrape.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 3
+    names = [family.name for family in text_string_to_metric_families(scrape.result().decode())]
+    assert names == [family.name for family in text_string_to_metric_families(metrics.exposition().decode())]
+    assert scrape.result().count(b"certstream_log_state{") == 200 * len(LOG_STATES)
 
 
 def block_for(seconds: float) -> None:

@@ -23,6 +23,7 @@ from certstream.archive.merge.staging import staging_lock
 from certstream.archive.schema import NATIVE, TableFormat
 from certstream.archive.table import Snapshot, Table
 from certstream.archive.writer import DenseWriter
+from certstream.archive_metrics import ArchiveMetrics
 from certstream.backfill.destination import Written
 from certstream.backfill.fetch import Hold, RetrySettings
 from certstream.backfill.planner import Plan, Target, plan, select
@@ -35,7 +36,7 @@ from certstream.config import BackfillConfig, Config, CtLogConfig
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
 from certstream.intervals import Intervals
-from certstream.metrics import ArchiveMetrics, Metrics
+from certstream.metrics import Metrics
 from certstream.progress import Progress
 
 _BYTES_PER_ROW: Final = 1200.0  # of a table that has none yet: what real certificates take

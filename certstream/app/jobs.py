@@ -202,8 +202,8 @@ class Jobs:
     def _settled(self, inserted: int, skipped: int) -> None:
         """Count rows that a merge settled, in its thread."""
         metrics, detail = self._metrics.archive, self._health["merge"].detail
-        metrics.merge_inserted.inc(inserted)
-        metrics.merge_skipped.inc(skipped)
+        metrics.merge_rows_inserted.inc(inserted)
+        metrics.merge_rows_skipped.inc(skipped)
         self._detail("merge", inserted=int(detail["inserted"]) + inserted, skipped=int(detail["skipped"]) + skipped)
 
     def _started(self, job: str) -> None:

@@ -132,6 +132,8 @@ class Service:
         kinds = stream_kinds(config.streams)
         self._options = serve_options(config.protocols, config.streams, kinds)
         self._metrics = Metrics(__version__)
+        for kind in kinds:  # shown before the first client
+            self._metrics.stream(kind)
         self._hub = Hub(
             self._metrics,
             client_backlog_bytes=config.streams.client_backlog_bytes,
@@ -141,6 +143,7 @@ class Service:
         self._state = StateStore(
             None if state_file is None else Path(state_file), recovery=config.ct_log.state_recovery
         )
+        self._metrics.watch_state(lambda: self._state.save_error is None)
         self._archive = self._archive_parts() if config.delta_sink.enabled else None
         dedup = config.dedup
         self._publisher = Publisher(

@@ -16,9 +16,9 @@ from certstream.app.threads import in_thread
 from certstream.archive.commit import Committer
 from certstream.archive.upkeep.process import run_upkeep
 from certstream.archive.upkeep.upkeep import Upkeep, UpkeepResult, UpkeepSettings
+from certstream.archive_metrics import ArchiveMetrics
 from certstream.config import Config, MaintenanceConfig
 from certstream.errors import CertstreamError
-from certstream.metrics import ArchiveMetrics
 from certstream.serve.health import JobHealth
 
 _FIRST_S: Final = 300  # after the start: a service restarted more often than the interval is maintained as well

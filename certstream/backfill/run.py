@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import structlog
 
+from certstream.archive_metrics import ArchiveMetrics
 from certstream.backfill.buffer import RUN_BYTES, EntryBuffer
 from certstream.backfill.destination import Destination, Written
 from certstream.backfill.fetch import Hold, LogFetcher, RetrySettings
@@ -25,7 +26,6 @@ from certstream.client.clock import Clock
 from certstream.ct.types import EntryBatch, LogInfo, batch_bytes, cut_batch
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
-from certstream.metrics import ArchiveMetrics
 from certstream.progress import Progress
 
 if TYPE_CHECKING:

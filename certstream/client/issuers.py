@@ -142,7 +142,7 @@ class IssuerCache:
         while self._size_bytes > self._cache_bytes:
             _, oldest = self._known.popitem(last=False)
             self._size_bytes -= len(oldest)
-        self._metrics.issuer_cache_size.set(len(self._known))
+        self._metrics.issuer_cache_certificates.set(len(self._known))
 
     def _is_missing(self, log: LogInfo, fingerprint: bytes) -> bool:
         return self._clock.monotonic() < self._missing.get((log.base_url, fingerprint), float("-inf"))

@@ -114,7 +114,7 @@ class Publisher:
         if self._dedup is not None:
             rows = np.flatnonzero(self._dedup.fresh(batch.sha256, batch.log.base_url)).tolist()
             self._metrics.duplicates_filtered.inc(len(batch) - len(rows))
-            self._metrics.dedup_size.set(len(self._dedup))
+            self._metrics.dedup_certificates.set(len(self._dedup))
         return rows
 
     async def _give_examples(self, entries: EntryBatch, seen_s: float, wanted: Collection[StreamKind]) -> None:

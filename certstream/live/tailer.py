@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Tailer:
         self._last_error: str | None = None
         self._publishing = False
         self._stopping = False
-        metrics.lag_seconds.set_function(lambda: self._lag_s() or 0.0)  # at each scrape: it grows while a log is stuck
+        metrics.lag_seconds.set_function(self._lag_or_unknown_s)  # at each scrape: it grows while a log is stuck
 
     @property
     def log(self) -> LogInfo:
@@ -186,6 +187,7 @@ class Tailer:
             self._note_given_up(given_up)
         self._note_smaller_head(head)
         self._note_beyond(head)
+        self._note_timestamp(head)
         size = self._heads.tree_size
         if not self._begin() and size != known:
             self._moved()
@@ -200,6 +202,11 @@ class Tailer:
         self._position = starts[self._start] if isinstance(self._start, str) else self._start
         self._moved()
         return True
+
+    def _note_timestamp(self, head: TreeHead) -> None:
+        """Keep when the newest head was signed; a frontend that lags says nothing of it, nor a head without time."""
+        if head.timestamp_ms and head.tree_size == self._heads.tree_size:
+            self._metrics.head_timestamp_seconds.set(head.timestamp_ms / 1000)
 
     def _note_smaller_head(self, head: TreeHead) -> None:
         # Frontends of one log lag behind each other; the next look mostly meets another one.
@@ -274,6 +281,10 @@ class Tailer:
         if self._newest_s is None or self._position is None or self._position >= self._heads.tree_size:
             return self._age_s
         return max(0.0, self._clock.wall() - self._newest_s)
+
+    def _lag_or_unknown_s(self) -> float:
+        lag_s = self._lag_s()
+        return math.nan if lag_s is None else lag_s
 
     def _is_paused(self) -> bool:
         return self._client.paused_s >= _PAUSE_SHOWN_S

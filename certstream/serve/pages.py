@@ -60,7 +60,7 @@ class Pages:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer a scrape."""
-        return web.Response(body=self._metrics.exposition(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+        return web.Response(body=await self._metrics.scrape(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
 
 def _no_example(kind: StreamKind) -> web.Response:

@@ -8,8 +8,8 @@ from typing import Final
 
 from aiohttp import web
 
+from certstream.metrics import DropReason
 from certstream.serve.connections import Connections, hang_up
-from certstream.stream.feed import DropReason
 from certstream.stream.framing import SSE
 from certstream.stream.hub import KINDS, Hub, StreamKind
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from aiohttp import WSMsgType, web
 
+from certstream.metrics import DropReason
 from certstream.serve.connections import GRACE_S, Connections, hang_up
-from certstream.stream.feed import DropReason
 from certstream.stream.framing import WEBSOCKET, close_frame
 from certstream.stream.hub import Hub, StreamKind
 

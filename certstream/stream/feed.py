@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from prometheus_client import Gauge
 
-from certstream.metrics import StreamMetrics
+from certstream.metrics import DropReason, StreamMetrics
 from certstream.stream.framing import Framing
-
-DropReason: TypeAlias = Literal["backlog", "total_backlog", "shutdown"]
 
 
 @dataclass(slots=True)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias, get_args
 
-from certstream.metrics import Metrics
-from certstream.stream.feed import DropReason, Feed, Subscription
+from certstream.metrics import DropReason, Metrics
+from certstream.stream.feed import Feed, Subscription
 from certstream.stream.framing import Framing
 
 StreamKind: TypeAlias = Literal["full", "lite", "domains"]

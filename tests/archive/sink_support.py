@@ -16,7 +16,8 @@ from certstream.archive import storage
 from certstream.archive.commit import Committer
 from certstream.archive.sink.sink import Sink
 from certstream.archive.sink.standing import SinkSettings
-from certstream.metrics import ArchiveMetrics, Metrics
+from certstream.archive_metrics import ArchiveMetrics
+from certstream.metrics import Metrics
 from tests.archive.archive_support import DATE
 
 SETTINGS: Final = SinkSettings(flush_interval_s=0.01, retry_initial_s=0.01, retry_max_s=0.02)

@@ -142,7 +142,7 @@ async def test_what_was_streamed_and_not_archived_is_missing_until_it_is_read_ag
         assert own.missing(url(0)) == Intervals()
     assert held(tmp_path) == {url(0): list(range(10, 90))}
     assert positions(tmp_path, url(0)) == [90]
-    assert metrics.registry.get_sample_value("certstream_delta_reread_entries_total") == 30
+    assert metrics.registry.get_sample_value("certstream_delta_entries_reread_total") == 30
 
 
 async def test_more_than_has_room_is_read_again_without_waiting_for_the_interval(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ async def test_rows_that_are_archived_already_are_committed_once(tmp_path: Path)
         assert own.status().lag_entries == 35
     assert held(tmp_path) == {url(0): list(range(95))}
     assert positions(tmp_path, url(0)) == [95]
-    assert metrics.registry.get_sample_value("certstream_delta_records_written_total") == 35
+    assert metrics.registry.get_sample_value("certstream_delta_rows_written_total") == 35
 
 
 async def test_rows_taken_during_a_flush_are_kept_for_the_next(tmp_path: Path) -> None:
@@ -373,9 +373,9 @@ async def test_status_and_metrics_say_how_it_stands(tmp_path: Path) -> None:
         assert sample("certstream_delta_archived_position", {"log": "log0"}) == 100
         assert sample("certstream_delta_flushes_total") == 0
     assert own.status().buffered_bytes == 0
-    assert sample("certstream_delta_records_written_total") == 20
+    assert sample("certstream_delta_rows_written_total") == 20
     assert sample("certstream_delta_flushes_total") == 1
-    assert sample("certstream_delta_flush_seconds_count") == 1
+    assert sample("certstream_delta_flush_duration_seconds_count") == 1
     assert sample("certstream_delta_archived_position", {"log": "log0"}) == 120
     assert sample("certstream_delta_lag_entries", {"log": "log0"}) == 0
     assert sample("certstream_delta_available") == 1

@@ -56,7 +56,7 @@ async def test_rows_are_kept_while_the_table_cannot_be_written_and_committed_whe
     assert data_files(tmp_path) == committed_files(tmp_path)
     assert (sample("certstream_delta_errors_total", {"kind": "storage"}) or 0) >= 3
     assert sample("certstream_delta_available") == 1
-    assert sample("certstream_delta_let_go_entries_total") == 0
+    assert sample("certstream_delta_entries_let_go_total") == 0
     # said once when it begins and once when it is over, however often it was tried
     assert [line["event"] for line in lines if line["event"].startswith("archive ")] == [
         "archive cannot be written, rows are kept and tried again", "archive works again",
@@ -80,7 +80,7 @@ async def test_a_full_buffer_is_let_go_of_and_read_again_later(tmp_path: Path) -
                 buffered = own.status().buffered_rows
                 assert let_go.count + buffered == 1500
                 assert let_go.lowest == 0
-                assert metrics.registry.get_sample_value("certstream_delta_let_go_entries_total") == let_go.count
+                assert metrics.registry.get_sample_value("certstream_delta_entries_let_go_total") == let_go.count
             await working(own)
             while len(missing := own.missing(url(0))):
                 assert await own.wait_missing(url(0)) == missing
@@ -157,8 +157,8 @@ async def test_rows_that_are_read_again_wait_for_room_and_for_the_archive_and_co
         await working(own)
         assert own.archived(url(0)) == 1250
     assert held(tmp_path) == {url(0): list(range(1250))}
-    assert metrics.registry.get_sample_value("certstream_delta_let_go_entries_total") == 0
-    assert metrics.registry.get_sample_value("certstream_delta_reread_entries_total") == 950
+    assert metrics.registry.get_sample_value("certstream_delta_entries_let_go_total") == 0
+    assert metrics.registry.get_sample_value("certstream_delta_entries_reread_total") == 950
 
 
 async def test_a_batch_larger_than_the_buffer_is_archived_all_the_same(tmp_path: Path) -> None:

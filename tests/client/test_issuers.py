@@ -27,7 +27,7 @@ async def test_an_issuer_is_fetched_once_for_all_logs() -> None:
             assert error is None
         assert set(issuer_requests(logs[0])) == {1}
         assert issuer_requests(logs[1]) == []
-        assert reader.counted("certstream_issuer_cache_size") == len(issuer_requests(logs[0]))
+        assert reader.counted("certstream_issuer_cache_certificates") == len(issuer_requests(logs[0]))
         assert reader.counted("certstream_issuer_cache_hits_total") > 0
 
 
@@ -36,7 +36,7 @@ async def test_logs_that_want_the_same_issuer_at_once_share_the_request() -> Non
     async with reading(*logs) as reader:
         results = await asyncio.gather(*(taken(reader.client(log, "static"), 0, 256) for log in logs))
         assert [error for _, error in results] == [None, None]
-        assert sum(map(sum, map(issuer_requests, logs))) == reader.counted("certstream_issuer_cache_size")
+        assert sum(map(sum, map(issuer_requests, logs))) == reader.counted("certstream_issuer_cache_certificates")
         assert not reader.issuers._locks
 
 
@@ -88,7 +88,7 @@ async def test_the_issuer_cache_is_bounded_in_bytes() -> None:
         reader.issuers = IssuerCache(reader.http, cache_bytes=4000)
         batches, error = await taken(reader.client(log, "static"), 0, 256)
         assert error is None
-        kept = reader.counted("certstream_issuer_cache_size")
+        kept = reader.counted("certstream_issuer_cache_certificates")
         assert len(batches[0].issuers) > kept > 0
         assert kept <= 4000 // min(map(len, batches[0].issuers.values()))
 

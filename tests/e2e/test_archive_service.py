@@ -158,7 +158,7 @@ async def test_what_was_streamed_and_not_archived_at_a_crash_is_read_again_for_t
         log.grow(10)
         await client.until_index(f"log {kind}", 1_209)
         assert client.indices(f"log {kind}") == list(range(1_200, 1_210))
-    assert await metric(service, "certstream_delta_reread_entries_total") == 900
+    assert await metric(service, "certstream_delta_entries_reread_total") == 900
 
 
 async def test_sighup_fills_staging_and_merges_it(
@@ -178,7 +178,7 @@ async def test_sighup_fills_staging_and_merges_it(
     assert (merged["state"], merged["detail"]) == ("succeeded", {"inserted": 5_800, "skipped": 0})
     assert not (tmp_path / STAGING).exists()
     assert await metric(service, "certstream_backfill_entries_written_total") == 5_800
-    assert await metric(service, "certstream_merge_inserted_total") == 5_800
+    assert await metric(service, "certstream_merge_rows_inserted_total") == 5_800
     assert await metric(service, "certstream_backfill_running") == 0
     assert (await service.stop())[0] == 0
     assert held(tmp_path / MAIN) == {url: list(range(100, 3_500)) for url in urls}
@@ -285,7 +285,7 @@ async def test_an_archive_that_fails_stops_no_stream_and_loses_nothing(
         await eventually(lambda: rows_of(tmp_path / MAIN, url) == list(range(100, log.tree_size)))
     assert (await service.health())["archive"]["state"] == "healthy"
     assert await metric(service, "certstream_delta_available") == 1
-    assert await metric(service, "certstream_delta_let_go_entries_total") > 0
+    assert await metric(service, "certstream_delta_entries_let_go_total") > 0
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])

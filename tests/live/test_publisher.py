@@ -105,7 +105,7 @@ async def test_what_another_log_showed_is_left_out_and_counted() -> None:
     exposition = metrics.exposition().decode()
     assert "certstream_duplicates_filtered_total 10.0" in exposition
     assert "certstream_entries_published_total 12.0" in exposition
-    assert "certstream_dedup_size 12.0" in exposition
+    assert "certstream_dedup_certificates 12.0" in exposition
 
 
 async def test_values_that_cannot_be_read_are_counted() -> None:

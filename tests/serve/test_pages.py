@@ -94,9 +94,8 @@ async def test_metrics_parse_and_show_the_clients(serve: Serve, http: aiohttp.Cl
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         text = await answer.text()
     families = {family.name: family for family in text_string_to_metric_families(text)}
-    (clients,) = families["certstream_stream_clients"].samples
-    assert clients.labels == {"stream": "full", "transport": "websocket"}
-    assert clients.value == 1
+    clients = {(*sample.labels.values(),): sample.value for sample in families["certstream_stream_clients"].samples}
+    assert clients == {("full", "websocket"): 1, ("full", "sse"): 0}
     assert families["certstream_build_info"].samples[0].labels["version"] == "1.2.3"
 
 

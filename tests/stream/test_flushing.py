@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from certstream.metrics import Metrics
-from certstream.stream.feed import DropReason
+from certstream.metrics import DropReason, Metrics
 from certstream.stream.framing import WEBSOCKET
 from certstream.stream.hub import Hub
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certstream.metrics import Metrics
-from certstream.stream.feed import DropReason, Subscription
+from certstream.metrics import DropReason, Metrics
+from certstream.stream.feed import Subscription
 from certstream.stream.framing import SSE, WEBSOCKET, Framing
 from certstream.stream.hub import KINDS, Hub, StreamKind
 
@@ -360,7 +360,8 @@ async def test_closing_sends_what_was_published_and_drops_everyone_now_and_later
     attach(hub, late)
     assert client.dropped == late.dropped == ["shutdown"]
     assert hub.clients() == 0
-    assert "certstream_stream_clients_dropped_total{" not in metrics.exposition().decode()
+    assert value(metrics, "certstream_stream_clients_dropped_total", stream="lite", reason="backlog") == 0
+    assert 'reason="shutdown"' not in metrics.exposition().decode()
 
 
 def test_the_example_is_the_newest_message_and_wanted_again_after_a_second(metrics: Metrics) -> None:

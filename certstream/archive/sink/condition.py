@@ -11,8 +11,8 @@ import structlog
 
 from certstream.archive.sink.flush import CrashError
 from certstream.archive.sink.standing import SinkSettings
+from certstream.archive_metrics import ArchiveMetrics
 from certstream.errors import StorageError
-from certstream.metrics import ArchiveMetrics
 
 _HUNG: Final = "the table does not answer: a commit was begun {:.0f} s ago and has not ended"
 
@@ -64,7 +64,7 @@ class Condition:
 
     def let_go(self, rows: int) -> None:
         """There was no room left, and so many rows were let go of."""
-        self._metrics.let_go_entries.inc(rows)
+        self._metrics.entries_let_go.inc(rows)
         if not self._is_letting_go:
             self._is_letting_go = True
             logger.warning(

@@ -24,11 +24,11 @@ from certstream.archive.sink.buffer import Buffer, PackedRows, pack
 from certstream.archive.sink.condition import Condition
 from certstream.archive.sink.flush import Flush, Flushed, Flusher
 from certstream.archive.sink.standing import ArchivedLog, ArchivedLogs, SinkSettings, SinkStatus
+from certstream.archive_metrics import ArchiveMetrics
 from certstream.certs.batch import CertificateBatch
 from certstream.ct.types import LogInfo
 from certstream.errors import StorageError, TableError
 from certstream.intervals import Intervals
-from certstream.metrics import ArchiveMetrics
 
 _SAVE_INTERVAL_S: Final = 600.0  # between two times that the coverage is remembered: it grows with each flush
 
@@ -239,7 +239,7 @@ class Sink:
                 self._crowded = True
                 self._changed.set()
             await self._turn.wait()
-        self._metrics.reread_entries.inc(len(rows))
+        self._metrics.entries_reread.inc(len(rows))
         self._add(lane.add, rows)
 
     # How it stands
@@ -366,7 +366,7 @@ class Sink:
     def _succeeded(self, flush: Flush, flushed: Flushed, took_s: float) -> None:
         self._condition.worked(self._buffer.rows)
         self._last_commit_s = self._wall()
-        self._metrics.records_written.inc(flushed.inserted)
+        self._metrics.rows_written.inc(flushed.inserted)
         if flush.parts:
             self._metrics.flushes.inc()
             self._metrics.flush_seconds.observe(took_s)
