@@ -13,7 +13,14 @@ from typing import Final, Self
 
 import structlog
 
-from certstream.app.backfill import Ceiling, Tables, backfill_fetch_settings, retry_settings, write_settings
+from certstream.app.backfill import (
+    Ceiling,
+    Tables,
+    backfill_fetch_settings,
+    chosen_logs,
+    retry_settings,
+    write_settings,
+)
 from certstream.app.jobs import Jobs
 from certstream.app.reread import Rereader
 from certstream.app.settings import log_client
@@ -81,6 +88,8 @@ class ArchiveParts:
         self._upkeep = UpkeepTask(main, config, metrics.archive)
         self._parts = AsyncExitStack()
         self._working: asyncio.Task[None] | None = None  # on what is asked of `jobs`
+        self._group: asyncio.TaskGroup | None = None  # while `run` runs
+        self._rereading: dict[LogInfo, asyncio.Task[None]] = {}
 
     def heed(self, stop: asyncio.Event) -> None:
         """Let the opening of these parts wait for nothing once `stop` is set. Say so before."""
@@ -93,10 +102,8 @@ class ArchiveParts:
             await parts.enter_async_context(self._http)
             await parts.enter_async_context(self.sink)
             self._parts = parts.pop_all()
-        for log in self._logs:  # something of those that were followed before may be missing
-            position = self._state.position(log.base_url)
-            if position is not None:
-                self.take_up(log, position.current_index)
+        for log in self._logs:
+            self._resume(log)
         self._working = asyncio.create_task(self._again_and_again(self.jobs.run), name="jobs")
         return self
 
@@ -120,9 +127,14 @@ class ArchiveParts:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._again_and_again(self.sink.run), name="archive:sink")
             group.create_task(self._again_and_again(self._upkeep.run), name="archive:upkeep")
+            self._group = group
             for log in self._logs:
-                reread = partial(self._rereader.run, log)
-                group.create_task(self._again_and_again(reread), name=f"archive:reread:{log.name}")
+                self._reread(log)
+
+    def _reread(self, log: LogInfo) -> None:
+        if self._group is not None:
+            work = self._again_and_again(partial(self._rereader.run, log))
+            self._rereading[log] = self._group.create_task(work, name=f"archive:reread:{log.name}")
 
     async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
         """No bug of the archive's ends the streams: what crashes is begun again after a while."""
@@ -132,6 +144,39 @@ class ArchiveParts:
             except Exception:
                 logger.exception("a part of the archive crashed, it is started again", after_s=_CRASHED_S)
                 await self._clock.sleep(_CRASHED_S)
+
+    def check(self, config: Config, logs: Sequence[LogInfo]) -> None:
+        """Raises ConfigError where no service would start with these."""
+        chosen_logs(logs, config.backfill.logs, "backfill.logs")
+
+    def apply(self, config: Config, logs: Sequence[LogInfo]) -> None:
+        """Archive these logs from now on, and read again and backfill as configured; only after `check`.
+
+        A log that is not among them, or was another one until now, is not streamed at this moment. A backfill that runs
+        goes on with the logs that it began with, but at the pace that holds now.
+        """
+        known, self._config, self._logs = self._logs, config, logs
+        self._http.apply(backfill_fetch_settings(config.ct_log, config.backfill))
+        self._rereader.apply(retry_settings(config.ct_log))
+        self.jobs.apply(config, logs)
+        for log in known:
+            if log not in logs:
+                self._leave(log)
+        for log in logs:
+            if log not in known:
+                self._resume(log)
+                self._reread(log)
+
+    def _leave(self, log: LogInfo) -> None:
+        if log in self._rereading:
+            self._rereading.pop(log).cancel()
+        self.sink.leave(log.base_url)
+
+    def _resume(self, log: LogInfo) -> None:
+        """Something of a log that was followed before may be missing."""
+        position = self._state.position(log.base_url)
+        if position is not None:
+            self.take_up(log, position.current_index)
 
     def take_up(self, log: LogInfo, index: int) -> None:
         """A log is followed from `index` on; until the table says where its archive begins, the state file does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,9 +187,14 @@ async def fill(
     progress: Progress | None = None,
     hold: Hold | None = None,
     settings: BackfillSettings | None = None,
+    opened: Callable[[HttpClient], object] = lambda _http: None,
 ) -> Result:
-    """Fetch what the survey found missing, until done or `stop`. Raises StorageError."""
+    """Fetch what the survey found missing, until done or `stop`. Raises StorageError.
+
+    `opened` is given what makes the requests.
+    """
     async with HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics) as http:
+        opened(http)
         issuers = IssuerCache(http)
         reading = ReadSettings(config.ct_log.batch_size, config.backfill.fetch_concurrency, join_tiles=False)
 

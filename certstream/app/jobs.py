@@ -15,6 +15,7 @@ import structlog
 from certstream.app.backfill import (
     Ceiling,
     Tables,
+    backfill_fetch_settings,
     chosen_logs,
     fill,
     held,
@@ -28,6 +29,7 @@ from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge.staging import check_staging
 from certstream.backfill.result import Result
 from certstream.backfill.run import BackfillSettings
+from certstream.client.http import HttpClient
 from certstream.config import Config
 from certstream.ct.types import LogInfo
 from certstream.errors import CertstreamError
@@ -71,7 +73,15 @@ class Jobs:
         self._running = False
         self._stop = asyncio.Event()
         self._progress: Progress | None = None  # of the backfill that runs
+        self._http: HttpClient | None = None  # likewise
         self._health = {"backfill": JobHealth(), "merge": JobHealth()}
+
+    def apply(self, config: Config, logs: Sequence[LogInfo]) -> None:
+        """Take these from the next backfill on; one that runs takes their pace. Raises ConfigError as at first."""
+        self._logs = chosen_logs(logs, config.backfill.logs, "backfill.logs")
+        self._config = config
+        if self._http is not None:
+            self._http.apply(backfill_fetch_settings(config.ct_log, config.backfill))
 
     def health(self) -> Mapping[str, JobHealth]:
         """How the newest backfill and the newest merge went, or how far they are."""
@@ -157,14 +167,18 @@ class Jobs:
                 progress=self._progress,
                 hold=self._hold,
                 settings=_SETTINGS,
+                opened=self._opened,
             )
         finally:
-            self._progress = None
+            self._progress = self._http = None
         self._detail("backfill", written=result.written, failed_ranges=len(result.failed), left=result.left)
         error = f"{len(result.failed)} ranges could not be fetched" if result.failed else None
         state: JobState = "interrupted" if result.interrupted else "failed" if result.failed else "succeeded"
         self._health["backfill"] = replace(self._health["backfill"], state=state, ended_s=self._clock(), error=error)
         return result
+
+    def _opened(self, http: HttpClient) -> None:
+        self._http = http
 
     async def _until_ready(self) -> None:
         waits = [asyncio.ensure_future(self._ready()), asyncio.ensure_future(self._stop.wait())]

@@ -48,6 +48,10 @@ class Rereader:
         self._turns = asyncio.Semaphore(_LOGS)
         self._packer = ThreadPoolExecutor(1, thread_name_prefix="reread")
 
+    def apply(self, retry: RetrySettings) -> None:
+        """Be as patient as this with what is read from now on."""
+        self._retry = retry
+
     def close(self) -> None:
         """Let the thread end; what it has in hand is dropped."""
         self._packer.shutdown(wait=False, cancel_futures=True)
