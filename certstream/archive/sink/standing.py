@@ -8,9 +8,9 @@ from typing import Literal
 
 import structlog
 
+from certstream.archive_metrics import ArchiveMetrics
 from certstream.ct.types import LogInfo
 from certstream.intervals import Intervals
-from certstream.metrics import ArchiveMetrics
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
