@@ -77,7 +77,7 @@ def test_a_configuration_cannot_be_changed(load: Load) -> None:
 
 def test_every_mistake_is_told_at_once(mistakes: Mistakes) -> None:
     found = mistakes(
-        "port: 70000\nstreams: {lites: true}\nct_log: {batch_size: 0}\nauth: {enabled: true}\n",
+        "port: 70000\nstreams: {lites: true}\nct_log: {batch_size: 0}\n",
         CERTSTREAM_DEDUP_CAPACITY="many",
         CERTSTREAM_HSOT="x",
     )
@@ -88,8 +88,6 @@ def test_every_mistake_is_told_at_once(mistakes: Mistakes) -> None:
         "ct_log.batch_size: 0 is not allowed, must be an integer from 1 to 10000 entries [c.yaml]",
         'dedup.capacity: "many" is not allowed, must be an integer from 1 to 100000000 certificates '
         "[CERTSTREAM_DEDUP_CAPACITY]",
-        "auth.enabled: true is not allowed, this protection is not built yet, and the service does not start "
-        "without it [c.yaml]",
     ]
 
 
@@ -164,32 +162,6 @@ def test_an_unknown_name_comes_with_the_nearest_known(mistakes: Mistakes, text: 
     (mistake,) = mistakes(text)
     assert ": unknown option, set to " in mistake
     assert hint in mistake
-
-
-@pytest.mark.parametrize(
-    ("text", "environ"),
-    [
-        ("auth: {enabled: true}", {}),
-        ("", {"CERTSTREAM_AUTH_ENABLED": "true"}),
-        ("connection_limit: {enabled: true}", {}),
-        ("", {"CERTSTREAM_CONNECTION_LIMIT_ENABLED": "1"}),
-        ("rate_limit: {enabled: true}", {}),
-        ("", {"CERTSTREAM_RATE_LIMIT_ENABLED": "on"}),
-        ("tls_cert: c.pem", {}),
-        ("", {"CERTSTREAM_TLS_CERT": "c.pem"}),
-        ("tls_key: k.pem", {}),
-        ("", {"CERTSTREAM_TLS_KEY": "k.pem"}),
-    ],
-)
-def test_a_protection_that_is_asked_for_and_not_built_stops_the_start(
-    mistakes: Mistakes, text: str, environ: dict[str, str]
-) -> None:
-    (mistake,) = mistakes(text, **environ)
-    assert "this protection is not built yet" in mistake
-
-
-def test_a_protection_that_the_environment_switches_off_starts(load: Load) -> None:
-    assert load("auth: {enabled: true}", CERTSTREAM_AUTH_ENABLED="false").config.auth.enabled is False
 
 
 def test_secrets_are_not_told(mistakes: Mistakes) -> None:

@@ -123,7 +123,7 @@ def _set_in(document: dict[str, Any]) -> dict[str, Any]:
 
 def _dormant_part() -> dict[str, Any]:
     _, _, text = SHIPPED.partition("# Names of certstream-server-rust that have no meaning")
-    lines = [line.removeprefix("#").removeprefix(" ") for line in text.splitlines()[3:]]
+    lines = [line.removeprefix("#").removeprefix(" ") for line in text.splitlines()[1:]]
     document = yaml.safe_load("\n".join(lines))
     assert isinstance(document, dict)
     return document

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,10 +14,22 @@ from certstream.client.issuers import IssuerCache
 from certstream.client.pacing import PaceSettings
 from certstream.client.rfc6962 import Rfc6962Client
 from certstream.client.static_ct import StaticClient
-from certstream.config import Config, CtLogConfig, ProtocolsConfig, StreamsConfig
+from certstream.config import AuthConfig, Config, CtLogConfig, ProtocolsConfig, RateLimitConfig, StreamsConfig
+from certstream.config.tokens import read_tokens, tokens_path
 from certstream.ct.types import LogInfo
+from certstream.errors import ConfigError
 from certstream.live.condition import TailSettings
 from certstream.live.tailer import Start, TailStatus
+from certstream.serve.access import (
+    AccessSettings,
+    AuthSettings,
+    Bucket,
+    ConnectionLimits,
+    RateLimits,
+    Tier,
+    TokenDigests,
+    rate_limits,
+)
 from certstream.serve.health import LogHealth
 from certstream.serve.options import ServeOptions
 
@@ -130,3 +143,48 @@ def log_health(status: TailStatus) -> LogHealth:
         last_success_s=status.last_success_s,
         last_error=status.last_error,
     )
+
+
+def access_settings(config: Config, environ: Mapping[str, str]) -> AccessSettings:
+    """Who is let in, from the configuration and the file of tokens that it names, which is read here.
+
+    Raises ConfigError where that file cannot be used, and where a token is asked for that nobody can have.
+    """
+    auth = config.auth
+    tokens = TokenDigests.of(_tokens(auth, environ))
+    if auth.enabled and not tokens.tiers:
+        raise ConfigError("auth.enabled: true is not allowed, there is no token: nobody could connect")
+    limit = config.connection_limit
+    return AccessSettings(
+        auth=AuthSettings(
+            enabled=auth.enabled,
+            tokens=tokens,
+            header_name=auth.header_name,
+            query_token=auth.query_token,
+            protect_health=auth.protect_health,
+            protect_metrics=auth.protect_metrics,
+        ),
+        connections=ConnectionLimits(limit.max_connections, limit.per_ip_limit)
+        if limit.enabled
+        else ConnectionLimits(),
+        rates=_rates(config.rate_limit) if config.rate_limit.enabled else None,
+        trusted_proxies=tuple(map(ipaddress.ip_network, config.trusted_proxies)),
+        allow_origins=frozenset(config.cors.allow_origins),
+    )
+
+
+def _tokens(auth: AuthConfig, environ: Mapping[str, str]) -> Iterator[tuple[str, Tier]]:
+    yield from ((token, "free") for token in auth.tokens)
+    yield from ((token, "standard") for token in auth.standard_tokens)
+    yield from ((token, "premium") for token in auth.premium_tokens)
+    if auth.tokens_file is not None:
+        yield from read_tokens(tokens_path(auth.tokens_file, environ))
+
+
+def _rates(limit: RateLimitConfig) -> RateLimits:
+    buckets: dict[Tier, Bucket] = {
+        "free": Bucket(limit.free_max_tokens, limit.free_refill_rate, limit.free_burst),
+        "standard": Bucket(limit.standard_max_tokens, limit.standard_refill_rate, limit.standard_burst),
+        "premium": Bucket(limit.premium_max_tokens, limit.premium_refill_rate, limit.premium_burst),
+    }
+    return rate_limits(buckets, limit.window_seconds, limit.window_max_requests, limit.burst_window_seconds)

@@ -1,18 +1,22 @@
 """Configuration: defaults < file < environment, every mistake at once, and nothing unknown accepted."""
 
+from certstream.config.access import (
+    AuthConfig,
+    ConnectionLimitConfig,
+    CorsConfig,
+    MonitoringConfig,
+    RateLimitConfig,
+)
 from certstream.config.archive import BackfillConfig, DeltaSinkConfig, MaintenanceConfig
 from certstream.config.load import LoadedConfig, load_config
 from certstream.config.logs import CustomLogConfig, LogConfig, StaticLogConfig
 from certstream.config.model import (
     ApiConfig,
-    AuthConfig,
     Config,
-    ConnectionLimitConfig,
     CtLogConfig,
     DedupConfig,
     HotReloadConfig,
     ProtocolsConfig,
-    RateLimitConfig,
     StreamsConfig,
 )
 from certstream.config.render import effective_yaml, shipped_yaml
@@ -23,6 +27,7 @@ __all__ = [
     "BackfillConfig",
     "Config",
     "ConnectionLimitConfig",
+    "CorsConfig",
     "CtLogConfig",
     "CustomLogConfig",
     "DedupConfig",
@@ -31,6 +36,7 @@ __all__ = [
     "LoadedConfig",
     "LogConfig",
     "MaintenanceConfig",
+    "MonitoringConfig",
     "ProtocolsConfig",
     "RateLimitConfig",
     "StaticLogConfig",

@@ -5,40 +5,29 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from certstream.config.access import (
+    AuthConfig,
+    ConnectionLimitConfig,
+    CorsConfig,
+    MonitoringConfig,
+    Networks,
+    RateLimitConfig,
+    checked_host,
+    trusted_proxies,
+)
 from certstream.config.archive import BackfillConfig, DeltaSinkConfig, MaintenanceConfig
 from certstream.config.levels import parse_level
 from certstream.config.logs import CustomLogConfig, StaticLogConfig
 from certstream.config.option import Section, option
 
 _MIB = 1 << 20
-_HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
 _AGENT = "1 to 200 printable ASCII characters"
-
-
-def _not_built(value: Any) -> Any:
-    if value:
-        raise ValueError("this protection is not built yet, and the service does not start without it")
-    return value
-
-
-Protective = AfterValidator(_not_built)
-
-
-def _checked_host(host: str) -> str:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        if not _HOST.fullmatch(host) or re.fullmatch(r"[0-9.]*", host):
-            raise ValueError("must be an IP address or a host name") from None
-    return host
 
 
 def _level_name(value: Any) -> Any:
@@ -187,64 +176,11 @@ class DedupConfig(Section):
     ttl_secs: int = option(900, "How long a certificate is remembered.", unit="seconds", ge=1, le=604_800)
 
 
-class ConnectionLimitConfig(Section):
-    """How many clients are let in."""
-
-    enabled: Annotated[bool, Protective] = option(False, "Whether the limits hold.", protective=True)
-    max_connections: int = option(10_000, "Clients in all.", unit="clients", ge=1, le=1_000_000, inert=True)
-    per_ip_limit: int | None = option(None, "Clients of one address.", unit="clients", ge=1, le=1_000_000, inert=True)
-
-
-def _rate(default: float, description: str) -> Any:
-    return option(default, description, ge=0, le=1_000_000_000, inert=True)
-
-
-class RateLimitConfig(Section):
-    """How often a client may ask, by the tier of its token."""
-
-    enabled: Annotated[bool, Protective] = option(False, "Whether the limits hold.", protective=True)
-    free_max_tokens: float = _rate(100.0, "Bucket of a client without token.")
-    free_refill_rate: float = _rate(10.0, "Refill of that bucket per second.")
-    free_burst: float = _rate(20.0, "Burst of a client without token.")
-    standard_max_tokens: float = _rate(500.0, "Bucket of a standard token.")
-    standard_refill_rate: float = _rate(50.0, "Refill of that bucket per second.")
-    standard_burst: float = _rate(100.0, "Burst of a standard token.")
-    premium_max_tokens: float = _rate(2_000.0, "Bucket of a premium token.")
-    premium_refill_rate: float = _rate(200.0, "Refill of that bucket per second.")
-    premium_burst: float = _rate(500.0, "Burst of a premium token.")
-    window_seconds: int = option(
-        60, "Window that requests are counted in.", unit="seconds", ge=1, le=86_400, inert=True
-    )
-    window_max_requests: int = option(
-        1_000, "Requests in one window.", unit="requests", ge=1, le=1_000_000_000, inert=True
-    )
-    burst_window_seconds: int = option(
-        10, "Window that bursts are counted in.", unit="seconds", ge=1, le=86_400, inert=True
-    )
-
-
 class ApiConfig(Section):
     """The JSON API."""
 
     cache_capacity: int = option(
         10_000, "Certificates kept for look-ups.", unit="certificates", ge=0, le=100_000_000, inert=True
-    )
-
-
-_Tokens = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-class AuthConfig(Section):
-    """Who may connect."""
-
-    enabled: Annotated[bool, Protective] = option(False, "Whether a token is asked for.", protective=True)
-    tokens: _Tokens = option((), "Tokens that let in.", inert=True, secret=True, allowed="a list of strings")
-    header_name: str = option("Authorization", "The header that carries a token.", inert=True)
-    standard_tokens: _Tokens = option(
-        (), "Tokens of the standard tier.", inert=True, secret=True, allowed="a list of strings"
-    )
-    premium_tokens: _Tokens = option(
-        (), "Tokens of the premium tier.", inert=True, secret=True, allowed="a list of strings"
     )
 
 
@@ -260,7 +196,7 @@ class Config(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", strict=True, case_sensitive=True)
 
-    host: Annotated[str, AfterValidator(_checked_host)] = option(
+    host: Annotated[str, AfterValidator(checked_host)] = option(
         "0.0.0.0",  # noqa: S104 -- a server for the network, as the configuration says
         "Address to listen on.",
         allowed="an IP address or a host name",
@@ -274,12 +210,18 @@ class Config(BaseSettings):
         )
     )
     log_format: Literal["console", "json"] = option("console", "How log lines are written to stderr.")
-    tls_cert: Annotated[str | None, Protective] = option(
-        None, "Certificate chain to serve TLS with.", protective=True, allowed="a path"
+    tls_cert: str | None = option(
+        None,
+        "Certificate and chain as PEM, to serve TLS 1.2 and 1.3 with. Read again when the file changes.",
+        allowed="a path",
     )
-    tls_key: Annotated[str | None, Protective] = option(
-        None, "Private key of that certificate.", protective=True, allowed="a path"
+    tls_key: str | None = option(
+        None,
+        "Private key of that certificate as PEM, not encrypted. Both are set or neither.",
+        allowed="a path",
+        validate_default=True,
     )
+    trusted_proxies: Networks = trusted_proxies()
     buffer_size: int = option(
         1_000, "Messages kept for slow clients; see streams.client_backlog_bytes.", ge=1, le=1 << 32, inert=True
     )
@@ -295,6 +237,8 @@ class Config(BaseSettings):
     rate_limit: RateLimitConfig = RateLimitConfig()
     api: ApiConfig = ApiConfig()
     auth: AuthConfig = AuthConfig()
+    cors: CorsConfig = CorsConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     hot_reload: HotReloadConfig = HotReloadConfig()
     delta_sink: DeltaSinkConfig = DeltaSinkConfig()
     backfill: BackfillConfig = BackfillConfig()
@@ -305,6 +249,13 @@ class Config(BaseSettings):
     static_logs: Annotated[tuple[StaticLogConfig, ...], Field(strict=False)] = option(
         (), "The static-ct-api logs to read.", allowed="a list of logs"
     )
+
+    @field_validator("tls_key")
+    @classmethod
+    def _certificate_and_key(cls, key: str | None, info: ValidationInfo) -> str | None:
+        if (key is None) != (info.data.get("tls_cert") is None):
+            raise ValueError("must be set where tls_cert is, and only there")
+        return key
 
     @classmethod
     def settings_customise_sources(

@@ -28,21 +28,18 @@ def option(
     le: float | None = None,
     allowed: str = "",
     inert: bool = False,
-    protective: bool = False,
     secret: bool = False,
     validate_default: bool | None = None,
 ) -> Any:
     """Declare an option of a section.
 
     `unit` is the plural that follows a number. `allowed` says what values are taken where type and range do not say
-    it, as with `gt`. `inert` marks a name that is accepted and has no meaning here, `protective` one that must not be
-    switched on because what it promises does not exist yet; `secret` values are never shown.
+    it, as with `gt`. `inert` marks a name that is accepted and has no meaning here; `secret` values are never shown.
     """
     extra: dict[str, Any] = {
         "unit": unit,
         "allowed": allowed,
         "inert": inert,
-        "protective": protective,
         "secret": secret,
     }
     return Field(
@@ -71,11 +68,6 @@ class Option:
     def inert(self) -> bool:
         """Whether the name is accepted and has no meaning here."""
         return bool(self._extra("inert"))
-
-    @property
-    def protective(self) -> bool:
-        """Whether switching it on stops the start, because what it promises does not exist yet."""
-        return bool(self._extra("protective"))
 
     @property
     def secret(self) -> bool:

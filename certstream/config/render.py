@@ -24,9 +24,7 @@ counts as not set. Unknown names, wrong types and values out of range stop the s
 
 This file is written from the model: `make config`."""
 _INERT = """\
-Names of certstream-server-rust that have no meaning in this version: accepted, and listed in one line at the start.
-The switches of what protects (TLS, limits, tokens) stop the start when they are on, because the protection is not
-built yet."""
+Names of certstream-server-rust that have no meaning in this version: accepted, and listed in one line at the start."""
 
 _EXAMPLES: dict[str, dict[str, str]] = {
     "custom_logs": {"name": "Google 'Argon2026h2' log", "url": "https://ct.googleapis.com/logs/us1/argon2026h2/"},
@@ -51,8 +49,8 @@ def effective_yaml(config: Config) -> str:
 
 def shipped_yaml() -> str:
     """Return `config.yaml` as it is shipped: every option with its default, what it does, unit and range."""
-    active = [option for option in OPTIONS.values() if not option.inert and not option.protective]
-    dormant = [option for option in OPTIONS.values() if option.inert or option.protective]
+    active = [option for option in OPTIONS.values() if not option.inert]
+    dormant = [option for option in OPTIONS.values() if option.inert]
     lines = [*_comment(_HEAD), *_render(active)]
     lines += ["", "", *_comment(_INERT), "#", *(f"# {line}".rstrip() for line in _render(dormant))]
     return "\n".join(lines) + "\n"
