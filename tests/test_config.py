@@ -155,7 +155,7 @@ def test_the_bound_of_all_clients_holds_at_least_one(load: Load, mistakes: Mista
         ("ct_log: {websocket: x}", "the nearest known is protocols.websocket"),
         ("dedup: {zzz: 1}", "known are enabled, capacity, ttl_secs"),
         ("1: 2", "known are host, port, log_level"),
-        ("_env_file: x", "known are host, port, log_level"),
+        ("_env_file: x", "the nearest known is auth.tokens_file"),
     ],
 )
 def test_an_unknown_name_comes_with_the_nearest_known(mistakes: Mistakes, text: str, hint: str) -> None:

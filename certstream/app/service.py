@@ -18,6 +18,7 @@ import uvloop
 from certstream import __version__
 from certstream.app.settings import (
     FollowedLog,
+    access_settings,
     configured_logs,
     fetch_settings,
     log_client,
@@ -131,6 +132,7 @@ class Service:
         self._started = time.monotonic()
         kinds = stream_kinds(config.streams)
         self._options = serve_options(config.protocols, config.streams, kinds)
+        self._access = access_settings(config, os.environ)
         self._metrics = Metrics(__version__)
         for kind in kinds:  # shown before the first client
             self._metrics.stream(kind)
@@ -255,7 +257,15 @@ class Service:
 
     def _server(self) -> StreamServer:
         config = self._config
-        return StreamServer(self._hub, self.health, self._metrics, config.host, config.port, options=self._options)
+        return StreamServer(
+            self._hub,
+            self.health,
+            self._metrics,
+            config.host,
+            config.port,
+            options=self._options,
+            access=self._access,
+        )
 
     def health(self) -> DeepHealth:
         """How the service and each of its logs are doing."""

@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from certstream.errors import ConfigError
 from certstream.metrics import Metrics
+from certstream.serve.access import AccessSettings
 from certstream.serve.connections import Connections
 from certstream.serve.health import DeepHealth
 from certstream.serve.options import EXAMPLE_PATHS, WEBSOCKET_PATHS, ServeOptions
@@ -45,12 +46,14 @@ class StreamServer:
         port: int,
         *,
         options: ServeOptions | None = None,
+        access: AccessSettings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._hub = hub
         self._host = host
         self._port = port
         self._options = options or ServeOptions()
+        self._access = access or AccessSettings()
         self._clock = clock
         self._connections = Connections()
         self._runner = web.AppRunner(
@@ -93,6 +96,10 @@ class StreamServer:
             raise ConfigError(f"cannot listen on {self._address}: {_reason(exc)}") from exc
         self._site = site
         self._heartbeat = asyncio.create_task(self._beat(), name="serve:heartbeat")
+
+    def apply(self, settings: AccessSettings) -> None:
+        """Let these settings decide from the next request on; clients that are in stay in."""
+        self._access = settings
 
     async def close(self) -> None:
         """Stop listening, end all streams (WebSocket 1001) and cut what is left; done within a second."""
