@@ -16,6 +16,7 @@ import structlog
 import uvloop
 
 from certstream import __version__
+from certstream.app.notify import ServiceManager, status_line
 from certstream.app.settings import (
     FollowedLog,
     access_settings,
@@ -158,6 +159,7 @@ class Service:
         self._http = HttpClient(fetch_settings(config.ct_log), self._metrics)
         self._issuers = IssuerCache(self._http)
         self._supervisor: Supervisor | None = None
+        self._manager = ServiceManager.of(os.environ, lambda: status_line(self.health(), self._hub.clients()))
 
     def _archive_parts(self) -> ArchiveParts:
         from certstream.app.archive import ArchiveParts  # and its libraries, which streaming alone does not need
@@ -174,6 +176,7 @@ class Service:
         async with AsyncExitStack() as parts:
             parts.callback(heed.cancel)
             parts.callback(self._publisher.close)
+            await parts.enter_async_context(self._manager)
             await parts.enter_async_context(self._state)
             if self._archive is not None:
                 self._archive.heed(stop)
@@ -182,6 +185,7 @@ class Service:
             supervisor = self._supervisor = Supervisor([self._tailer(entry) for entry in self._logs])
             server = await parts.enter_async_context(self._server())
             self._announce(server.port)
+            self._manager.ready()
             await self._follow(supervisor, stop)
         log.info("stopped")
 
@@ -199,6 +203,7 @@ class Service:
             archiving = None if self._archive is None else group.create_task(self._archive.run(), name="archive")
             group.create_task(supervisor.run(), name="logs")
             await stop.wait()
+            self._manager.stopping()
             log.info("stopping", clients=self._hub.clients())
             if self._archive is not None:
                 self._archive.jobs.stop()
