@@ -7,6 +7,7 @@ needs only then.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,11 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None, start: Start) -> int:
     from certstream.errors import ConfigError, StateError, StorageError
-    from certstream.flags import parse_flags
 
     command: Command | None = None
     try:
-        flags = parse_flags(argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        if arguments and arguments[0] == "tail":
+            return _tail(arguments[1:], start)
+        from certstream.flags import parse_flags
+
+        flags = parse_flags(arguments)
         command = flags.command
         if flags.healthcheck:
             return _check_health(flags)
@@ -52,6 +57,24 @@ def _main(argv: Sequence[str] | None, start: Start) -> int:
         print(f"certstream: {command} interrupted", file=sys.stderr)
         return _INTERRUPTED[command]
     return 1
+
+
+def _tail(arguments: Sequence[str], start: Start) -> int:
+    try:
+        with start.interrupting():
+            from certstream.tail.command import tail
+            from certstream.tail.flags import parse_tail_flags
+
+            return tail(parse_tail_flags(arguments))
+    except InterruptedStartError:
+        return _end_by(start.noted()[-1])
+
+
+def _end_by(number: signal.Signals) -> int:
+    """End as the signal would have ended the process: so a shell stops its loop, and systemd sees no failure."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    return 128 + number
 
 
 def _check_health(flags: argparse.Namespace) -> int:

@@ -77,3 +77,27 @@ class TableError(StorageError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, kind="schema")
+
+
+class StreamError(CertstreamError):
+    """The stream of a server ended, or could not be had; connect again later.
+
+    `code` is the one of the WebSocket close frame where there was one (RFC 6455 §7.4), `retry_after_s` what the server
+    asked for, None if it did not say.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class StreamRefusedError(StreamError):
+    """The server will not stream to who asks this way; whoever chose address, token or trust must act.
+
+    `status` is that of the HTTP answer, None where it did not come to one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status

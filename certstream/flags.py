@@ -36,6 +36,8 @@ examples:
   certstream --maintain
       rewrite the small files of the archive, and delete what is out of date
 
+`certstream tail` follows a stream in the terminal: see certstream tail --help.
+
 Options come from the file; CERTSTREAM_* variables go before it. config.yaml
 names them all.
 

@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 import time
-import unicodedata
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TextIO
 
 import structlog
+
+from certstream.terminal import cells_of, cut_to, printable
 
 LOG_INTERVAL_S: Final = 10.0
 DRAW_INTERVAL_S: Final = 0.25
@@ -130,7 +131,7 @@ class Progress:
             shown = sorted(shown, key=lambda meter: meter.rate(now), reverse=True)[: max(0, room - 1)]
         names = _columns([meter.name for meter in shown])
         lines = [_bar_line(name, meter, now, width) for name, meter in zip(names, shown, strict=True)]
-        return [_cut(line, width) for line in (*lines, *more, self._total_line(now))][: max(most, 0)]
+        return [cut_to(line, width) for line in (*lines, *more, self._total_line(now))][: max(most, 0)]
 
     def _total_line(self, now: float) -> str:
         whole = self._whole
@@ -142,7 +143,7 @@ class _Meter:
     """One total, what is done of it, and how fast it went lately."""
 
     def __init__(self, name: str, total: int, now: float) -> None:
-        self.name = "".join(c if c.isprintable() else "?" for c in name)
+        self.name = printable(name)
         self.total = total
         self.done = 0
         self._samples: deque[tuple[float, int]] = deque([(now, 0)])
@@ -232,7 +233,7 @@ class _Terminal:
     def _back(self) -> str:
         """To where the lines begin. A terminal that became narrower has broken them."""
         columns, _ = self.size()
-        rows = sum(max(1, -(-_cells(line) // columns)) for line in self._lines)
+        rows = sum(max(1, -(-cells_of(line) // columns)) for line in self._lines)
         return f"\r\x1b[{rows}A" if rows else ""
 
 
@@ -256,7 +257,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 def _bar_line(name: str, meter: _Meter, now: float, width: int) -> str:
     figures = f"{meter.percent:3} %  {meter.rate(now):9,.0f}/s  {_duration(meter.remaining_s(now)):>8}"
-    cells = min(_BAR_CELLS.stop - 1, width - _cells(name) - len(figures) - 6)
+    cells = min(_BAR_CELLS.stop - 1, width - cells_of(name) - len(figures) - 6)
     if cells < _BAR_CELLS.start:
         return f"{name}  {figures}"
     full = min(meter.done * cells // meter.total, cells) if meter.total else cells
@@ -273,20 +274,6 @@ def _duration(seconds: float | None) -> str:
 
 def _columns(names: Iterable[str]) -> list[str]:
     """The names, cut and filled to the same width."""
-    cut = [_cut(name, _NAME_CELLS) for name in names]
-    width = max(map(_cells, cut), default=0)
-    return [name + " " * (width - _cells(name)) for name in cut]
-
-
-def _cells(text: str) -> int:
-    """How many cells of a terminal the text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
-def _cut(text: str, cells: int) -> str:
-    """What fits into so many cells."""
-    while _cells(text) > cells:
-        text = text[:-1]
-    return text
+    cut = [cut_to(name, _NAME_CELLS) for name in names]
+    width = max(map(cells_of, cut), default=0)
+    return [name + " " * (width - cells_of(name)) for name in cut]

@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "intervals": {"ct"},
     "durable": set(),
     "locks": {"errors"},
-    "progress": {"errors"},
+    "terminal": set(),
+    "progress": {"errors", "terminal"},
     "certs": {"errors", "ct"},
     "archive_metrics": set(),
     "metrics": {"archive_metrics"},
@@ -44,7 +45,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {*_SERVICE, *_ARCHIVE},
     "flags": {"errors", "config"},
     "healthcheck": {"errors", "config"},
-    "cli": {*_SERVICE, *_ARCHIVE, "app", "flags", "healthcheck", "starting"},
+    "subscribe": {"errors", "client"},
+    "core": {"errors", "client", "subscribe"},
+    "tail": {"errors", "subscribe", "terminal"},
+    "cli": {*_SERVICE, *_ARCHIVE, "app", "flags", "healthcheck", "starting", "tail"},
     "__main__": {"cli"},
 }
 PURE = ("ct", "certs", "intervals", "backfill.planner")
