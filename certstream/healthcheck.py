@@ -16,6 +16,7 @@ from certstream.errors import ConfigError
 TIMEOUT_S: Final = 3.0  # for connecting, and again for each part of the answer
 
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what listens on all addresses is asked on this one
+_ALIVE: Final = frozenset({200, 401, 429})  # what refuses for want of a token or for its rate is alive as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,16 @@ class Target:
 
 def target(config: Config) -> Target:
     """Return where the service of that configuration answers. Raises ConfigError where it cannot be known."""
-    if config.port == 0:
-        raise ConfigError("port: 0 is whichever was free when the service started, a health check needs a fixed one")
-    host = _ANY.get(config.host, config.host)
-    tls = config.tls_cert is not None
+    monitoring = config.monitoring
+    name, host, port, tls = "port", config.host, config.port, config.tls_cert is not None
+    if monitoring.port is not None and config.protocols.health:
+        name, host, port, tls = "monitoring.port", monitoring.host, monitoring.port, tls and monitoring.tls
+    if port == 0:
+        raise ConfigError(f"{name}: 0 is whichever was free when the service started, a health check needs a fixed one")
+    host = _ANY.get(host, host)
     if config.protocols.health:
-        return Target(host, config.port, "/health", tls, frozenset({200}))
-    return Target(host, config.port, "/", tls, None)
+        return Target(host, port, "/health", tls, _ALIVE)
+    return Target(host, port, "/", tls, None)
 
 
 def healthcheck(config: Config, *, timeout_s: float = TIMEOUT_S) -> int:

@@ -29,6 +29,7 @@ from certstream.serve.server import StreamServer
 from certstream.stream.hub import Hub
 
 ROOT = Path(__file__).parent.parent
+TLS = {"tls_cert": "cert.pem", "tls_key": "key.pem"}
 
 
 def configured(**options: Any) -> Config:
@@ -89,15 +90,28 @@ def free_port() -> int:
         ({"host": "fd00::7"}, "http://[fd00::7]:8080/health"),
         ({"host": "ct.example.org"}, "http://ct.example.org:8080/health"),
         ({"protocols": {"health": False}}, "http://127.0.0.1:8080/"),
+        ({"monitoring": {"port": 9100}}, "http://127.0.0.1:9100/health"),
+        ({"monitoring": {"port": 9100, "host": "::"}}, "http://[::1]:9100/health"),
+        ({"monitoring": {"port": 9100}, "protocols": {"health": False}}, "http://127.0.0.1:8080/"),
+        (TLS, "https://127.0.0.1:8080/health"),
+        ({**TLS, "monitoring": {"port": 9100}}, "http://127.0.0.1:9100/health"),
+        ({**TLS, "monitoring": {"port": 9100, "tls": True}}, "https://127.0.0.1:9100/health"),
     ],
 )
 def test_it_asks_where_the_configured_service_answers(options: dict[str, Any], url: str) -> None:
     assert target(configured(**options)).url == url
 
 
-def test_a_port_that_only_the_running_service_knows_is_a_mistake() -> None:
-    with pytest.raises(ConfigError, match="port: 0 is whichever was free"):
-        target(configured(port=0))
+@pytest.mark.parametrize(("options", "name"), [({"port": 0}, "port"), ({"monitoring": {"port": 0}}, "monitoring.port")])
+def test_a_port_that_only_the_running_service_knows_is_a_mistake(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: 0 is whichever was free"):
+        target(configured(**options))
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (401, 0), (429, 0), (404, 1), (500, 1), (503, 1)])
+async def test_who_is_refused_by_a_living_service_knows_that_it_lives(status: int, code: int) -> None:
+    async with answering(says(f"HTTP/1.1 {status} So")) as port:
+        assert await asyncio.to_thread(healthcheck, configured(port=port)) == code
 
 
 async def test_a_service_that_answers_is_alive_whatever_its_logs_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,14 +169,14 @@ async def test_a_service_with_tls_is_asked_over_tls_whatever_its_certificates_na
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with answering(says("HTTP/1.1 200 OK"), self_signed(tmp_path)) as port:
-        config = configured(port=port).model_copy(update={"tls_cert": "cert.pem", "tls_key": "key.pem"})
+        config = configured(port=port, **TLS)
         assert await asyncio.to_thread(healthcheck, config) == 0
     assert capsys.readouterr().out == f"healthy: https://127.0.0.1:{port}/health answers 200\n"
 
 
 async def test_a_service_without_tls_is_not_the_one_that_is_configured(capsys: pytest.CaptureFixture[str]) -> None:
     async with serving() as port:
-        config = configured(port=port).model_copy(update={"tls_cert": "cert.pem", "tls_key": "key.pem"})
+        config = configured(port=port, **TLS)
         assert await asyncio.to_thread(healthcheck, config) == 1
     said = capsys.readouterr().out
     assert said.startswith(f"unhealthy: https://127.0.0.1:{port}/health: [SSL")
