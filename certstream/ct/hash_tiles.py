@@ -49,12 +49,11 @@ class HashTiles:
     Belongs to one task at a time: what is missing for one purpose may be let go of for another.
     """
 
-    def __init__(self, size: int, root: bytes, *, keep: int = 64, proven: HashTiles | None = None) -> None:
-        """`proven`: of a smaller tree that is the beginning of this one; its full tiles go on being known."""
+    def __init__(self, size: int, root: bytes, *, keep: int = 64) -> None:
         self.size = size
         self.root = root
         self._keep = keep
-        self._full: dict[tuple[int, int], bytes] = {} if proven is None else dict(proven._full)
+        self._full: dict[tuple[int, int], bytes] = {}
         self._partial: dict[tuple[int, int], bytes] = {}
         self._edge: TreeEdge | None = None
         if not edge_tiles(self.size):

@@ -15,7 +15,7 @@ entries at once with numpy.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ import pybase64
 from numpy.typing import NDArray
 
 from certstream.ct.types import (
+    HASH_BYTES,
     MAX_CHAIN,
     MAX_TREE_SIZE,
     PADDING,
@@ -39,6 +40,9 @@ from certstream.errors import MalformedError
 
 ByteArray: TypeAlias = NDArray[np.uint8]
 
+T = TypeVar("T")
+
+_MOST_HASHES = 65
 _X509_HEAD = 15  # bytes of a leaf before the certificate
 _PRECERT_HEAD = 47  # bytes of a leaf before the TBSCertificate
 
@@ -59,6 +63,20 @@ class _Entries(msgspec.Struct):
     entries: list[_Entry]
 
 
+class _Consistency(msgspec.Struct):
+    consistency: list[str]
+
+
+class _ProofByHash(msgspec.Struct):
+    leaf_index: int
+    audit_path: list[str]
+
+
+class _EntryAndProof(msgspec.Struct):
+    leaf_input: str
+    audit_path: list[str]
+
+
 _sth_decoder = msgspec.json.Decoder(_Sth)
 _entries_decoder = msgspec.json.Decoder(_Entries)
 
@@ -76,6 +94,49 @@ def parse_sth(body: bytes) -> TreeHead:
     if not 0 <= sth.tree_size <= MAX_TREE_SIZE or not 0 <= sth.timestamp <= MAX_TREE_SIZE:
         raise MalformedError(f"tree_size {sth.tree_size} or timestamp {sth.timestamp} out of range")
     return TreeHead(sth.tree_size, sth.timestamp, root_hash, signature)
+
+
+def parse_consistency(body: bytes) -> list[bytes]:
+    """The proof of a get-sth-consistency answer (RFC 6962 §4.4); raises MalformedError."""
+    return _hashes(_decoded(body, _Consistency, "get-sth-consistency").consistency)
+
+
+def parse_proof_by_hash(body: bytes) -> tuple[int, list[bytes]]:
+    """Index and audit path of a get-proof-by-hash answer (RFC 6962 §4.5); raises MalformedError."""
+    answer = _decoded(body, _ProofByHash, "get-proof-by-hash")
+    if not 0 <= answer.leaf_index < MAX_TREE_SIZE:
+        raise MalformedError(f"leaf_index {answer.leaf_index} out of range")
+    return answer.leaf_index, _hashes(answer.audit_path)
+
+
+def parse_entry_and_proof(body: bytes) -> tuple[bytes, list[bytes]]:
+    """leaf_input and audit path of a get-entry-and-proof answer (RFC 6962 §4.8); raises MalformedError."""
+    answer = _decoded(body, _EntryAndProof, "get-entry-and-proof")
+    try:
+        leaf_input = pybase64.b64decode(answer.leaf_input, validate=True)
+    except ValueError as exc:
+        raise MalformedError(f"leaf_input is not base64: {exc}") from exc
+    return leaf_input, _hashes(answer.audit_path)
+
+
+def _decoded(body: bytes, kind: type[T], name: str) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as exc:
+        raise MalformedError(f"not a {name} answer: {exc}") from exc
+
+
+def _hashes(texts: list[str]) -> list[bytes]:
+    """A proof's hashes; no proof has more than one for each level of a tree, and one."""
+    if len(texts) > _MOST_HASHES:
+        raise MalformedError(f"a proof of {len(texts)} hashes")
+    try:
+        hashes = [pybase64.b64decode(text, validate=True) for text in texts]
+    except ValueError as exc:
+        raise MalformedError(f"a proof's hash is not base64: {exc}") from exc
+    if any(len(each) != HASH_BYTES for each in hashes):
+        raise MalformedError(f"a proof holds something else than hashes of {HASH_BYTES} bytes")
+    return hashes
 
 
 def parse_get_entries(log: LogInfo, start: int, body: bytes, most: int | None = None) -> EntryBatch:

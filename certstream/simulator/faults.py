@@ -12,6 +12,7 @@ from random import Random
 
 HEADS = frozenset({"get-sth", "checkpoint"})
 ENTRIES = frozenset({"get-entries", "get-entry-and-proof", "data-tile"})
+PROOFS = frozenset({"get-sth-consistency", "get-proof-by-hash", "get-entry-and-proof", "hash-tile"})
 PAGES = frozenset({"get-entries", "data-tile"})
 
 
@@ -32,6 +33,7 @@ class FaultKind(StrEnum):
     SMALLER_TREE = "smaller-tree"  # a signed head that is `entries` entries behind
     WRONG_LEAF = "wrong-leaf"  # an entry that is not the one in the tree
     UNKNOWN_TYPE = "unknown-type"  # an entry of a type that no specification names; breaks a data tile
+    WRONG_HASH = "wrong-hash"  # a proof or a hash tile whose last hash is another
     WRONG_SIGNATURE = "wrong-signature"  # a head whose signature does not verify
     MISSING_PARTIAL = "missing-partial"  # 404 for a partial tile
     MISSING_ISSUER = "missing-issuer"  # 404 for an issuer
@@ -43,6 +45,7 @@ _APPLIES: dict[FaultKind, frozenset[str]] = {
     FaultKind.SMALLER_TREE: HEADS,
     FaultKind.WRONG_LEAF: ENTRIES,
     FaultKind.UNKNOWN_TYPE: ENTRIES,
+    FaultKind.WRONG_HASH: PROOFS,
     FaultKind.WRONG_SIGNATURE: HEADS,
     FaultKind.MISSING_PARTIAL: frozenset({"partial-tile"}),
     FaultKind.MISSING_ISSUER: frozenset({"issuer"}),

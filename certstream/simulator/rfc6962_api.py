@@ -99,23 +99,25 @@ def _entries(log: SimulatedLog, content: Content, request: Request, faults: list
 def _proof(log: SimulatedLog, content: Content, request: Request, faults: list[Fault]) -> Answer:
     try:
         if request.endpoint == "get-sth-consistency":
-            return _json({"consistency": _hashes(log.tree.consistency_proof(*_within(log, request.numbers)))})
+            proof = log.tree.consistency_proof(*_within(log, request.numbers))
+            return _json({"consistency": _hashes(proof, faults)})
         if request.endpoint == "get-proof-by-hash":
-            return _proof_by_hash(log, request)
+            return _proof_by_hash(log, request, faults)
         index, size = _within(log, request.numbers)
         path = log.tree.inclusion_proof(index, size)
     except ValueError as exc:
         raise RefusedError(400, str(exc)) from exc
     leaf_input, extra_data = content.leaf_input(index, faults), log.entry(index).extra_data
-    return _json({"leaf_input": _base64(leaf_input), "extra_data": _base64(extra_data), "audit_path": _hashes(path)})
+    audit_path = _hashes(path, faults)
+    return _json({"leaf_input": _base64(leaf_input), "extra_data": _base64(extra_data), "audit_path": audit_path})
 
 
-def _proof_by_hash(log: SimulatedLog, request: Request) -> Answer:
+def _proof_by_hash(log: SimulatedLog, request: Request, faults: list[Fault]) -> Answer:
     (size,) = _within(log, request.numbers)
     index = log.tree.index_of(request.hash, size) if len(request.hash) == 32 else None
     if index is None:
         raise RefusedError(404, f"no such leaf hash in the tree of {size} leaves")
-    return _json({"leaf_index": index, "audit_path": _hashes(log.tree.inclusion_proof(index, size))})
+    return _json({"leaf_index": index, "audit_path": _hashes(log.tree.inclusion_proof(index, size), faults)})
 
 
 def _within(log: SimulatedLog, numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -154,8 +156,16 @@ def _json(value: object) -> Answer:
     return Answer(200, orjson.dumps(value), "application/json")
 
 
-def _hashes(proof: list[bytes]) -> list[str]:
+def _hashes(proof: list[bytes], faults: list[Fault]) -> list[str]:
+    if proof:
+        proof = [*proof[:-1], hash_with_faults(proof[-1], faults)]
     return [_base64(each) for each in proof]
+
+
+def hash_with_faults(node: bytes, faults: list[Fault]) -> bytes:
+    """A hash as the tree has it, or what the faults make of it."""
+    wrong = any(fault.kind == FaultKind.WRONG_HASH for fault in faults)
+    return bytes(byte ^ 0xFF for byte in node) if wrong else node
 
 
 def _base64(data: bytes) -> str:

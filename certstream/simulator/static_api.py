@@ -8,12 +8,12 @@ import pybase64
 
 from certstream.ct.signatures import note_signature
 from certstream.ct.static_ct import data_tile_path, tile_path
-from certstream.ct.types import TILE_WIDTH, TreeHead
+from certstream.ct.types import HASH_BYTES, TILE_WIDTH, TreeHead
 from certstream.simulator.certificates import noise
 from certstream.simulator.content import Answer, Content, RefusedError
 from certstream.simulator.faults import Fault, FaultKind, Request
 from certstream.simulator.log import SimulatedLog
-from certstream.simulator.rfc6962_api import head_with_faults
+from certstream.simulator.rfc6962_api import hash_with_faults, head_with_faults
 
 _TILE = re.compile(r"tile/(data|[0-9])/((?:x[0-9]{3}/){0,4}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 _ISSUER = re.compile(r"issuer/([0-9a-f]{64})")
@@ -58,7 +58,9 @@ def answer(log: SimulatedLog, content: Content, request: Request, faults: list[F
     _check_tile(log, request, faults)
     if request.endpoint == "hash-tile":
         number, width, level = request.numbers
-        return Answer(200, log.tree.tile(level, number, width), _BINARY, _IMMUTABLE)
+        tile = log.tree.tile(level, number, width)
+        tile = tile[:-HASH_BYTES] + hash_with_faults(tile[-HASH_BYTES:], faults)
+        return Answer(200, tile, _BINARY, _IMMUTABLE)
     return _data_tile(log, content, request, faults)
 
 

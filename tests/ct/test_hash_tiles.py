@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certstream.ct.edge import TreeEdge
-from certstream.ct.hash_tiles import HashTiles, Tile, edge_tiles
+from certstream.ct.hash_tiles import HashTiles, Tile
 from certstream.ct.merkle import EMPTY_ROOT, MerkleTree, leaf_hash
 from certstream.errors import InvalidProofError
 
@@ -86,15 +86,6 @@ def test_a_whole_data_tile_costs_no_tile_of_its_own(tree: MerkleTree, leaves: by
         assert tiles.missing_for_leaves(256 * index, 256 * index + 256) == []
         tiles.check_leaves(256 * index, part(leaves, 256 * index, 256 * index + 256))
     assert tiles.missing_for_leaves(256, 300) == [Tile(0, 1)]
-
-
-def test_full_tiles_go_on_being_known_when_the_tree_grows(tree: MerkleTree, leaves: bytes) -> None:
-    tiles = HashTiles(70_000, tree.root(70_000))
-    tiles.add(fetched(tree, tiles.missing_for_leaves(0, 256)))
-    grown = HashTiles(MOST, tree.root(MOST), proven=tiles)
-    assert grown.missing_for_leaves(0, 256) == []
-    grown.check_leaves(0, part(leaves, 0, 256))
-    assert grown.missing_for_leaves(69_888, 69_900) == [*edge_tiles(MOST), Tile(0, 273)]
 
 
 @pytest.mark.parametrize("wrong", range(3))
