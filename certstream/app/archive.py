@@ -69,6 +69,7 @@ class ArchiveParts:
         staging = None if path is None else local_path(path, "backfill.staging_path")
         if staging is not None:
             check_staging(main, staging)
+        self.tables = [main] if staging is None else [main, staging]
         self._config = config
         self._logs = logs
         self._state = state

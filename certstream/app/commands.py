@@ -25,6 +25,7 @@ from certstream.app.backfill import (
     write_settings,
 )
 from certstream.app.merge import MergeOutcome, merge_staging
+from certstream.app.owners import refuse_as_root
 from certstream.app.settings import configured_logs
 from certstream.app.threads import in_thread
 from certstream.app.upkeep import maintained
@@ -55,6 +56,7 @@ def backfill(
     """
     config = loaded.config
     tables = _tables(config, staging_path)
+    _refuse_as_root(config, tables, "backfill")
     say_starting(tables, start)
     followed = chosen_logs([each.info for each in configured_logs(config)], logs, "--logs")
     ceilings = _ceilings(config)
@@ -100,6 +102,14 @@ def _tables(config: Config, staging_path: str | None) -> Tables:
     return Tables(main, staging)
 
 
+def _refuse_as_root(config: Config, tables: Tables, work: str) -> None:
+    """Raise ConfigError for root where a table, or the state of the service beside it, is another user's."""
+    state = config.ct_log.state_file
+    paths = [tables.main, tables.staging, None if state is None else Path(state)]
+    unit = "certstream" if work == "maintain" else f"certstream-{work}@NAME"
+    refuse_as_root((path for path in paths if path is not None), work=f"--{work}", unit=unit)
+
+
 def merge(loaded: LoadedConfig, *, staging_path: str) -> int:
     """Take over into the archive what the staging table has more than it, then delete that; 1 where interrupted.
 
@@ -107,6 +117,7 @@ def merge(loaded: LoadedConfig, *, staging_path: str) -> int:
     """
     tables = _tables(loaded.config, staging_path)
     assert tables.staging is not None
+    _refuse_as_root(loaded.config, tables, "merge")
     log.info("merge mode starting", staging_path=str(tables.staging), table_path=str(tables.main))
     return _run(_merge(loaded.config, tables.main, tables.staging))
 
@@ -119,7 +130,9 @@ async def _merge(config: Config, main: Path, staging: Path) -> int:
 
 def maintain(loaded: LoadedConfig) -> int:
     """Do one pass of the archive's upkeep; 1 where interrupted. Raises ConfigError or StorageError."""
-    return _run(_maintain(loaded.config, local_path(loaded.config.delta_sink.table_path, TABLE_OPTION)))
+    tables = _tables(loaded.config, None)
+    _refuse_as_root(loaded.config, tables, "maintain")
+    return _run(_maintain(loaded.config, tables.main))
 
 
 async def _maintain(config: Config, main: Path) -> int:

@@ -17,6 +17,7 @@ import uvloop
 
 from certstream import __version__
 from certstream.app.notify import ServiceManager, status_line
+from certstream.app.owners import refuse_as_root
 from certstream.app.settings import (
     FollowedLog,
     access_settings,
@@ -177,6 +178,7 @@ class Service:
             parts.callback(heed.cancel)
             parts.callback(self._publisher.close)
             await parts.enter_async_context(self._manager)
+            await asyncio.to_thread(refuse_as_root, self._files(), work="", unit="certstream")
             await parts.enter_async_context(self._state)
             if self._archive is not None:
                 self._archive.heed(stop)
@@ -188,6 +190,12 @@ class Service:
             self._manager.ready()
             await self._follow(supervisor, stop)
         log.info("stopped")
+
+    def _files(self) -> list[Path]:
+        """What this service writes."""
+        state_file = self._config.ct_log.state_file
+        state = [] if state_file is None else [Path(state_file)]
+        return state if self._archive is None else [*state, *self._archive.tables]
 
     async def _leave_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
