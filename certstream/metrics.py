@@ -197,7 +197,7 @@ class Metrics:
         self.log_lag_entries = gauge("certstream_log_lag_entries", "Entries of the tree not read yet.", ["log"])
         self.log_lag_seconds = gauge(
             "certstream_log_lag_seconds",
-            "Age of the newest entry read, by the log's timestamp, when it was read.",
+            "Age of the newest entry read by the log's timestamp: now where more is to be read, else when it was read.",
             ["log"],
         )
         self.log_head_timestamp_seconds = gauge(
