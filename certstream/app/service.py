@@ -7,28 +7,30 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
 import uvloop
 
 from certstream import __version__
+from certstream.app.following import Following
 from certstream.app.notify import ServiceManager, status_line
 from certstream.app.owners import refuse_as_root
+from certstream.app.reload.reloader import Reloader
 from certstream.app.settings import (
     FollowedLog,
-    access_settings,
+    LiveSettings,
+    LogRecipe,
     configured_logs,
-    fetch_settings,
+    live_settings,
     log_client,
     log_health,
-    read_settings,
     serve_options,
     stream_kinds,
-    tail_settings,
 )
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
@@ -54,6 +56,8 @@ _HOLD_S: Final = 30.0  # that a piece of a backfill's work waits for live readin
 _HOLD_STEP_S: Final = 0.25
 _DRY_RUN: Final = "dry run: connected to no log"
 
+Wanted: TypeAlias = tuple[Config, Sequence[FollowedLog]]  # the configuration as it is meant, and the logs to follow
+
 log = structlog.get_logger(__name__)
 
 
@@ -64,7 +68,7 @@ def run(loaded: LoadedConfig, *, dry_run: bool = False, demo: bool = False) -> i
     """
     raise_open_files_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run_demo(loaded.config) if demo else _run(loaded.config, dry_run=dry_run))
+        runner.run(_run_demo(loaded) if demo else _run(loaded, dry_run=dry_run))
     return 0
 
 
@@ -87,23 +91,32 @@ def leave_in_time(after_s: float) -> None:
     timer.start()
 
 
-async def _run(config: Config, *, dry_run: bool) -> None:
-    logs = [] if dry_run else configured_logs(config)
+async def _run(loaded: LoadedConfig, *, dry_run: bool) -> None:
+    def wanted(config: Config) -> Wanted:
+        return config, [] if dry_run else configured_logs(config)
+
+    config, logs = wanted(loaded.config)
     if dry_run:
         log.warning(_DRY_RUN)
     elif not logs:
         log.warning("no logs are configured, nothing to stream: name some in custom_logs or static_logs")
     service = Service(config, logs, warnings=(_DRY_RUN,) if dry_run else ())
+    service.reload_from(loaded, wanted)
     with Signals(on_hang_up=service.hang_up) as signals:
         await service.run(signals.stop)
 
 
-async def _run_demo(config: Config) -> None:
+async def _run_demo(loaded: LoadedConfig) -> None:
     from certstream.simulator.demo import demo_logs  # what only the demo needs
 
     async with demo_logs() as demo:
         followed = [FollowedLog(info, start="beginning", poll_interval_s=0.25) for info in demo.logs]
-        service = Service(_demo_config(config, demo.directory), followed, warnings=("demo: the logs are simulated",))
+
+        def wanted(config: Config) -> Wanted:
+            return _demo_config(config, demo.directory), followed
+
+        service = Service(*wanted(loaded.config), warnings=("demo: the logs are simulated",))
+        service.reload_from(loaded, wanted)
         with Signals(on_hang_up=service.hang_up) as signals:
             await service.run(signals.stop)
 
@@ -129,12 +142,11 @@ class Service:
 
     def __init__(self, config: Config, logs: Sequence[FollowedLog], warnings: Sequence[str] = ()) -> None:
         self._config = config
-        self._logs = logs
+        self._live = live_settings(config, logs, os.environ)
         self._warnings = warnings
         self._started = time.monotonic()
         kinds = stream_kinds(config.streams)
         self._options = serve_options(config.protocols, config.streams, kinds)
-        self._access = access_settings(config, os.environ)
         self._metrics = Metrics(__version__)
         for kind in kinds:  # shown before the first client
             self._metrics.stream(kind)
@@ -157,16 +169,17 @@ class Service:
             dedup=Deduplicator(dedup.capacity, dedup.ttl_secs, time.monotonic) if dedup.enabled else None,
             archive=None if self._archive is None else self._archive.sink,
         )
-        self._http = HttpClient(fetch_settings(config.ct_log), self._metrics)
+        self._http = HttpClient(self._live.fetch, self._metrics)
         self._issuers = IssuerCache(self._http)
-        self._supervisor: Supervisor | None = None
+        self._following = Following(self._tailer, self._metrics)
+        self._serving: StreamServer | None = None
+        self._reloader: Reloader[LiveSettings] | None = None
         self._manager = ServiceManager.of(os.environ, lambda: status_line(self.health(), self._hub.clients()))
 
     def _archive_parts(self) -> ArchiveParts:
         from certstream.app.archive import ArchiveParts  # and its libraries, which streaming alone does not need
 
-        infos = [followed.info for followed in self._logs]
-        return ArchiveParts(self._config, infos, self._state, self._metrics, live_first=self._live_first)
+        return ArchiveParts(self._config, self._live.infos, self._state, self._metrics, live_first=self._live_first)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve and follow the logs until `stop`.
@@ -184,11 +197,11 @@ class Service:
                 self._archive.heed(stop)
                 await parts.enter_async_context(self._archive)
             await parts.enter_async_context(self._http)
-            supervisor = self._supervisor = Supervisor([self._tailer(entry) for entry in self._logs])
-            server = await parts.enter_async_context(self._server())
+            self._following.begin(self._live.recipes)
+            server = self._serving = await parts.enter_async_context(self._server())
             self._announce(server.port)
             self._manager.ready()
-            await self._follow(supervisor, stop)
+            await self._follow(self._following.supervisor, stop)
         log.info("stopped")
 
     def _files(self) -> list[Path]:
@@ -210,6 +223,8 @@ class Service:
             ]
             archiving = None if self._archive is None else group.create_task(self._archive.run(), name="archive")
             group.create_task(supervisor.run(), name="logs")
+            if self._reloader is not None:
+                background.append(group.create_task(self._reloader.run(), name="reload"))
             await stop.wait()
             self._manager.stopping()
             log.info("stopping", clients=self._hub.clients())
@@ -223,6 +238,36 @@ class Service:
             for task in background:  # the state is saved until then
                 task.cancel()
 
+    def reload_from(self, loaded: LoadedConfig, wanted: Callable[[Config], Wanted]) -> None:
+        """Where that is on, take up changes of the file that was loaded; `wanted` is what its configuration asks for.
+
+        Say so before `run`.
+        """
+
+        def prepare(config: Config) -> LiveSettings:
+            live = live_settings(*wanted(config), os.environ)
+            if self._archive is not None:
+                self._archive.check(live.config, live.infos)
+            return live
+
+        if loaded.config.hot_reload.enabled:
+            self._reloader = Reloader(loaded, self._metrics, prepare=prepare, apply=self._apply)
+
+    async def _apply(self, live: LiveSettings) -> bool:
+        """Work by other settings from now on; whether they are other ones. Dropping no client, and no entry."""
+        if live == self._live:
+            return False
+        if self._serving is not None:
+            self._serving.apply(live.access)
+        self._http.apply(live.fetch)
+        await self._following.change(live.recipes, between=partial(self._change_archive, live))
+        self._live = live
+        return True
+
+    def _change_archive(self, live: LiveSettings) -> None:
+        if self._archive is not None:
+            self._archive.apply(live.config, live.infos)
+
     def hang_up(self) -> None:
         """SIGHUP: start a backfill."""
         if self._archive is None:
@@ -233,8 +278,7 @@ class Service:
     async def _live_first(self) -> None:
         """Wait while a log is caught up with, though not for ever: it may never end."""
         for _ in range(round(_HOLD_S / _HOLD_STEP_S)):
-            statuses = self._supervisor.statuses() if self._supervisor else []
-            if not any(status.state == "catching_up" for status in statuses):
+            if not any(status.state == "catching_up" for status in self._following.statuses()):
                 return
             await asyncio.sleep(_HOLD_STEP_S)
 
@@ -243,18 +287,18 @@ class Service:
             await self._archive.before(batch)
         await self._publisher.publish(batch)
 
-    def _tailer(self, followed: FollowedLog) -> Tailer:
-        info = followed.info
+    def _tailer(self, recipe: LogRecipe) -> Tailer:
+        followed, info = recipe.followed, recipe.followed.info
         position = self._state.position(info.base_url)
         return Tailer(
-            log_client(self._http, info, self._issuers, read_settings(self._config.ct_log, followed)),
+            log_client(self._http, info, self._issuers, recipe.read),
             publish=self._publish,
             advance=lambda index, tree_size: self._advance(info, index, tree_size),
             metrics=self._metrics.log(info.name),
             position=None if position is None else position.current_index,
             tree_size=0 if position is None else position.tree_size,
             start=followed.start,
-            settings=tail_settings(self._config.ct_log, followed),
+            settings=recipe.tail,
         )
 
     def _advance(self, info: LogInfo, index: int, tree_size: int) -> None:
@@ -277,17 +321,18 @@ class Service:
             config.host,
             config.port,
             options=self._options,
-            access=self._access,
+            access=self._live.access,
         )
 
     def health(self) -> DeepHealth:
         """How the service and each of its logs are doing."""
-        statuses = self._supervisor.statuses() if self._supervisor else []
         warnings = [*self._warnings]
         if self._state.save_error is not None:
             warnings.append(f"state cannot be saved: {self._state.save_error}")
+        if self._reloader is not None:
+            warnings += self._reloader.warnings()
         return assess(
-            [log_health(status) for status in statuses],
+            [log_health(status) for status in self._following.statuses()],
             version=__version__,
             uptime_s=time.monotonic() - self._started,
             warnings=warnings,
@@ -299,4 +344,4 @@ class Service:
         host = self._config.host
         shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
         url = f"http://{shown}:{port}/"  # a browser sees there what is served
-        log.info("serving", url=url, host=host, port=port, logs=len(self._logs), version=__version__)
+        log.info("serving", url=url, host=host, port=port, logs=len(self._live.recipes), version=__version__)

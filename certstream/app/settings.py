@@ -128,6 +128,41 @@ def tail_settings(ct_log: CtLogConfig, followed: FollowedLog) -> TailSettings:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class LogRecipe:
+    """One log to follow, and all that the configuration says of how."""
+
+    followed: FollowedLog
+    read: ReadSettings
+    tail: TailSettings
+
+
+def log_recipes(ct_log: CtLogConfig, logs: Sequence[FollowedLog]) -> list[LogRecipe]:
+    """How each log is followed."""
+    return [LogRecipe(log, read_settings(ct_log, log), tail_settings(ct_log, log)) for log in logs]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """What may change while the service runs, as its parts are given it."""
+
+    config: Config
+    fetch: FetchSettings
+    recipes: tuple[LogRecipe, ...]
+    access: AccessSettings
+
+    @property
+    def infos(self) -> list[LogInfo]:
+        """The logs that are followed."""
+        return [recipe.followed.info for recipe in self.recipes]
+
+
+def live_settings(config: Config, logs: Sequence[FollowedLog], environ: Mapping[str, str]) -> LiveSettings:
+    """What may change, from the configuration and the logs to follow. Reads a file as `access_settings` does."""
+    recipes = tuple(log_recipes(config.ct_log, logs))
+    return LiveSettings(config, fetch_settings(config.ct_log), recipes, access_settings(config, environ))
+
+
 def log_health(status: TailStatus) -> LogHealth:
     """A log's status as /health/deep shows it."""
     return LogHealth(

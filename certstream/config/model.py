@@ -185,10 +185,19 @@ class ApiConfig(Section):
 
 
 class HotReloadConfig(Section):
-    """Taking up a changed configuration without a restart."""
+    """Taking up a changed configuration without a restart, and without dropping a client.
 
-    enabled: bool = option(False, "Whether the file is watched.", inert=True)
-    watch_path: str | None = option(None, "The file to watch.", inert=True, allowed="a path")
+    What concerns tokens, limits, CORS, trusted proxies, the log level, the logs and the pace of reading them takes
+    effect at once; what needs a restart is named, in the log and in /health/deep. A file with mistakes changes nothing.
+    """
+
+    enabled: bool = option(False, "Whether the configuration file is watched, and auth.tokens_file with it.")
+    watch_path: str | None = option(
+        None,
+        "What is watched instead of the configuration file, which is read again when that changes: a file that is "
+        "touched when all is written. Null watches the configuration file itself, also where it is a link.",
+        allowed="a path",
+    )
 
 
 class Config(BaseSettings):

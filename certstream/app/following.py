@@ -1,0 +1,74 @@
+"""The logs that are followed, as they are configured now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from certstream.app.settings import LogRecipe
+from certstream.live.supervisor import Supervisor
+from certstream.live.tailer import Tailer, TailStatus
+from certstream.metrics import Metrics
+
+_LEAVE_S: Final = 30.0  # that the batch in hand of a log may take, when the log is left
+
+log = structlog.get_logger(__name__)
+
+
+class Following:
+    """Each configured log has a tailer, which the supervisor keeps running."""
+
+    def __init__(self, make: Callable[[LogRecipe], Tailer], metrics: Metrics) -> None:
+        """`make` gives the tailer of a log, at the position that is known then."""
+        self._make = make
+        self._metrics = metrics
+        self._tailers: dict[LogRecipe, Tailer] = {}
+        self.supervisor = Supervisor()
+
+    def statuses(self) -> list[TailStatus]:
+        """How each log is doing, in the order of the configuration."""
+        return [tailer.status() for tailer in self._tailers.values()]
+
+    def begin(self, recipes: Sequence[LogRecipe]) -> None:
+        """Follow these as well."""
+        for recipe in recipes:
+            tailer = self._tailers[recipe] = self._make(recipe)
+            self.supervisor.follow(tailer)
+
+    async def change(self, recipes: Sequence[LogRecipe], between: Callable[[], object]) -> None:
+        """Follow these from now on, and no others. Those that stay as they are notice nothing.
+
+        A log that is to be followed otherwise ends after its batch in hand and goes on at its position. `between` is
+        called when all has ended that ends, and nothing new has begun.
+        """
+        gone = {recipe: tailer for recipe, tailer in self._tailers.items() if recipe not in recipes}
+        new = [recipe for recipe in recipes if recipe not in self._tailers]
+        await self.supervisor.leave(gone.values(), _LEAVE_S)
+        self._tailers = {recipe: tailer for recipe, tailer in self._tailers.items() if recipe not in gone}
+        self._forget([recipe.followed.info.name for recipe in gone], recipes)
+        between()
+        self.begin(new)
+        self._tailers = {recipe: self._tailers[recipe] for recipe in recipes}
+        _say(list(gone), new)
+
+    def _forget(self, names: Sequence[str], recipes: Sequence[LogRecipe]) -> None:
+        """Show nothing old of those logs, and nothing at all where none has that name any more."""
+        kept = {recipe.followed.info.name for recipe in recipes}
+        for name in names:
+            if name in kept:
+                self._metrics.log(name).state("starting")
+            else:
+                self._metrics.forget_log(name)
+
+
+def _say(gone: Sequence[LogRecipe], new: Sequence[LogRecipe]) -> None:
+    before = {recipe.followed.info.base_url: recipe.followed.info.name for recipe in gone}
+    after = {recipe.followed.info.base_url: recipe.followed.info.name for recipe in new}
+    for url in before.keys() - after.keys():
+        log.info("log is followed no more, its position is kept", log=before[url], url=url)
+    for url in after.keys() - before.keys():
+        log.info("log is followed from now on", log=after[url], url=url)
+    for url in before.keys() & after.keys():
+        log.info("log is followed by changed options", log=after[url], url=url)
