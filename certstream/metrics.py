@@ -46,6 +46,9 @@ DROP_REASONS: Final[tuple[DropReason, ...]] = ("backlog", "total_backlog")  # a 
 ReloadResult: TypeAlias = Literal["applied", "invalid", "failed"]  # failed: by a mistake of this program
 RELOAD_RESULTS: Final[tuple[ReloadResult, ...]] = get_args(ReloadResult)
 
+RefusalReason: TypeAlias = Literal["no_token", "wrong_token", "origin", "rate", "address_connections", "connections"]
+REFUSAL_REASONS: Final[tuple[RefusalReason, ...]] = get_args(RefusalReason)
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -158,6 +161,10 @@ class Metrics:
         """Count one change of the configuration file."""
         self._config_results[result].inc()
 
+    def access_refused(self, reason: RefusalReason) -> None:
+        """Count one request that was answered 401, 403, 429 or 503 instead of being served."""
+        self._access_refusals[reason].inc()
+
     def decode_failed(self, kind: str, count: int = 1) -> None:
         """Count values that could not be read; `kind` names the field, `certificate` where nothing could."""
         _child(self._decode_failures, self.decode_failures.labels, kind).inc(count)
@@ -253,6 +260,10 @@ class Metrics:
             "Clients that were disconnected, by reason.",
             ["stream", "reason"],
         )
+        self._access_refused = counter(
+            "certstream_access_refused_total", "Requests that tokens or limits refused, by reason.", ["reason"]
+        )
+        self._access_refusals = {reason: self._access_refused.labels(reason) for reason in REFUSAL_REASONS}
         self.backlog_bytes = gauge("certstream_stream_backlog_bytes", "Bytes that wait for each client, summed.")
         self.held_bytes = gauge(
             "certstream_stream_held_bytes", "Bytes held for clients that are behind; those of one stream share them."

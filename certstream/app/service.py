@@ -146,7 +146,7 @@ class Service:
         self._warnings = warnings
         self._started = time.monotonic()
         kinds = stream_kinds(config.streams)
-        self._options = serve_options(config.protocols, config.streams, kinds)
+        self._options = serve_options(config, kinds)
         self._metrics = Metrics(__version__)
         for kind in kinds:  # shown before the first client
             self._metrics.stream(kind)
@@ -199,7 +199,7 @@ class Service:
             await parts.enter_async_context(self._http)
             self._following.begin(self._live.recipes)
             server = self._serving = await parts.enter_async_context(self._server())
-            self._announce(server.port)
+            self._announce(server)
             self._manager.ready()
             await self._follow(self._following.supervisor, stop)
         log.info("stopped")
@@ -340,8 +340,23 @@ class Service:
             jobs=None if self._archive is None else self._archive.job_health(),
         )
 
-    def _announce(self, port: int) -> None:
-        host = self._config.host
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-        url = f"http://{shown}:{port}/"  # a browser sees there what is served
-        log.info("serving", url=url, host=host, port=port, logs=len(self._live.recipes), version=__version__)
+    def _announce(self, server: StreamServer) -> None:
+        config = self._config
+        tls = config.tls_cert is not None
+        further: dict[str, str] = {}
+        if server.monitoring_port is not None:
+            further["monitoring"] = _url(config.monitoring.host, server.monitoring_port, tls=config.monitoring.tls)
+        log.info(
+            "serving",
+            url=_url(config.host, server.port, tls=tls),  # a browser sees there what is served
+            host=config.host,
+            port=server.port,
+            logs=len(self._live.recipes),
+            version=__version__,
+            **further,
+        )
+
+
+def _url(host: str, port: int, *, tls: bool) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"{'https' if tls else 'http'}://{shown}:{port}/"

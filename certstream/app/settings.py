@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from certstream.certs.batch import StreamKind
@@ -14,7 +15,7 @@ from certstream.client.issuers import IssuerCache
 from certstream.client.pacing import PaceSettings
 from certstream.client.rfc6962 import Rfc6962Client
 from certstream.client.static_ct import StaticClient
-from certstream.config import AuthConfig, Config, CtLogConfig, ProtocolsConfig, RateLimitConfig, StreamsConfig
+from certstream.config import AuthConfig, Config, CtLogConfig, RateLimitConfig, StreamsConfig
 from certstream.config.tokens import read_tokens, tokens_path
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
@@ -31,7 +32,9 @@ from certstream.serve.access import (
     rate_limits,
 )
 from certstream.serve.health import LogHealth
+from certstream.serve.listener import Address
 from certstream.serve.options import ServeOptions
+from certstream.serve.tls import TlsFiles
 
 _LOGS_AHEAD: Final = 2  # logs of one operator that may read ahead with all of fetch_concurrency at the same time
 _LOGS_IN_FLIGHT: Final = 4  # likewise, requests in flight
@@ -66,8 +69,12 @@ def stream_kinds(streams: StreamsConfig) -> list[StreamKind]:
     return [kind for kind, on in switches.items() if on]
 
 
-def serve_options(protocols: ProtocolsConfig, streams: StreamsConfig, kinds: Sequence[StreamKind]) -> ServeOptions:
-    """What is served, from the configuration."""
+def serve_options(config: Config, kinds: Sequence[StreamKind]) -> ServeOptions:
+    """What is served and where, from the configuration."""
+    protocols, monitoring = config.protocols, config.monitoring
+    tls = None
+    if config.tls_cert is not None and config.tls_key is not None:
+        tls = TlsFiles(Path(config.tls_cert), Path(config.tls_key))
     return ServeOptions(
         streams=frozenset(kinds),
         websocket=protocols.websocket,
@@ -75,7 +82,10 @@ def serve_options(protocols: ProtocolsConfig, streams: StreamsConfig, kinds: Seq
         example_json=protocols.example_json,
         health=protocols.health,
         metrics=protocols.metrics,
-        heartbeat_s=streams.heartbeat_interval_secs,
+        heartbeat_s=config.streams.heartbeat_interval_secs,
+        tls=tls,
+        monitoring=None if monitoring.port is None else Address(monitoring.host, monitoring.port),
+        monitoring_tls=monitoring.tls,
     )
 
 

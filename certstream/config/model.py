@@ -266,6 +266,13 @@ class Config(BaseSettings):
             raise ValueError("must be set where tls_cert is, and only there")
         return key
 
+    @field_validator("monitoring")
+    @classmethod
+    def _certificate_for_monitoring(cls, monitoring: MonitoringConfig, info: ValidationInfo) -> MonitoringConfig:
+        if monitoring.tls and info.data.get("tls_cert") is None:
+            raise ValueError("tls must be off where tls_cert is not set")
+        return monitoring
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from certstream.serve.listener import Address
+from certstream.serve.tls import TlsFiles
 from certstream.stream.hub import KINDS, StreamKind
 
 WEBSOCKET_PATHS: Final[dict[StreamKind, str]] = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"}
@@ -27,15 +29,25 @@ class ServeOptions:
     metrics: bool = True
     heartbeat_s: float = 30.0  # between heartbeat messages, each with a WebSocket ping
     max_message_bytes: int = 64 << 10  # of one message from a client; it is ignored anyway
+    tls: TlsFiles | None = None
+    monitoring: Address | None = None  # where health and metrics are then, and no more on the first address
+    monitoring_tls: bool = False  # the same `tls` there
 
     def endpoints(self) -> list[str]:
-        """Return one line for each thing that is served: scheme or method, path, what it is."""
+        """Return one line for each thing that the first address serves: scheme or method, path, what it is."""
         kinds = [kind for kind in ("lite", "full", "domains") if kind in self.streams]
-        lines = [f"ws://   {WEBSOCKET_PATHS[kind]:<28}{kind} stream" for kind in kinds if self.websocket]
+        scheme = "wss://" if self.tls else "ws://"
+        lines = [f"{scheme:<8}{WEBSOCKET_PATHS[kind]:<28}{kind} stream" for kind in kinds if self.websocket]
         lines += [
             f"GET     {'/sse?stream=' + kind:<28}{kind} stream as server-sent events" for kind in kinds if self.sse
         ]
         lines += [f"GET     {EXAMPLE_PATHS[kind]:<28}newest {kind} message" for kind in kinds if self.example_json]
+        if self.monitoring is None:
+            lines += self._monitoring_endpoints()
+        return lines
+
+    def _monitoring_endpoints(self) -> list[str]:
+        lines: list[str] = []
         if self.health:
             lines += [f"GET     {'/health':<28}is the process alive", f"GET     {'/health/deep':<28}state of each log"]
         if self.metrics:

@@ -1,0 +1,104 @@
+"""One address that is listened on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from certstream.errors import ConfigError
+
+_BACKLOG: Final = 4096  # connections not accepted yet; the kernel cuts it to its somaxconn
+_KEEP_ALIVE_S: Final = 75.0  # idle HTTP connections
+_HANDLER_GRACE_S: Final = 0.2  # for requests that are no streams, at shutdown
+_TLS_HANDSHAKE_S: Final = 10.0
+_TLS_GOODBYE_S: Final = 1.0  # for a client to answer the end of TLS
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Listener:
+    """Serves one application on one address, with TLS where there is a context for it."""
+
+    def __init__(self, app: web.Application, address: Address, tls: ssl.SSLContext | None = None) -> None:
+        self._address = address
+        self._tls = tls
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_logger(),
+            handler_cancellation=True,  # a stream's handler ends with its connection
+            keepalive_timeout=_KEEP_ALIVE_S,
+            shutdown_timeout=_HANDLER_GRACE_S,
+        )
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; the kernel's choice where 0 was asked for."""
+        if self._server is None or not self._server.sockets:
+            return self._address.port
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError where the address cannot be listened on."""
+        await self._runner.setup()
+        protocols = self._runner.server
+        assert protocols is not None
+        tls: dict[str, Any] = {}
+        if self._tls is not None:
+            tls = {
+                "ssl": self._tls,
+                "ssl_handshake_timeout": _TLS_HANDSHAKE_S,
+                "ssl_shutdown_timeout": _TLS_GOODBYE_S,
+            }
+        address = self._address
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                protocols, address.host, address.port, backlog=_BACKLOG, **tls
+            )
+        except OSError as exc:
+            await self._runner.cleanup()
+            raise ConfigError(f"cannot listen on {address}: {_why(exc)}") from exc
+
+    def stop(self) -> None:
+        """Take no more connections; those that are there go on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    async def close(self) -> None:
+        """End all connections."""
+        self.stop()
+        await self._runner.cleanup()
+
+
+def _logger() -> logging.Logger:
+    """Return the logger of failing handlers; what is not HTTP, as scanners send it, is answered 400 and not logged."""
+    logger = logging.getLogger("certstream.serve")
+    logger.addFilter(_is_no_protocol_error)
+    return logger
+
+
+def _is_no_protocol_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+def _why(exc: OSError) -> str:
+    return os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
