@@ -13,10 +13,10 @@ from pydantic_core import ErrorDetails
 
 from certstream.config.environment import OPTIONS, read_environment
 from certstream.config.file import find_file, read_file
-from certstream.config.logs import url_identity
 from certstream.config.mistakes import nearest_path, shown
 from certstream.config.model import Config
 from certstream.config.option import Option, list_item_of, options_of
+from certstream.ct.urls import url_identity
 from certstream.errors import ConfigError
 
 SECTIONS = frozenset(path.partition(".")[0] for path in OPTIONS if "." in path)

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_vali
 
 from certstream.config.option import Section, option
 from certstream.ct.types import LogInfo, LogKind
+from certstream.ct.urls import is_log_url
 
 Start: TypeAlias = Literal["head", "beginning"] | int
 
@@ -34,20 +35,8 @@ def base64_bytes(text: str) -> bytes:
         raise ValueError("is not base64") from exc
 
 
-def _is_log_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port = parts.port  # ValueError unless 0 to 65535
-    except ValueError:
-        return False
-    plain = url.isascii() and url.isprintable() and not set(url) & set(" ?#\\")
-    return (
-        plain and parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc and port != 0
-    )
-
-
 def _checked_url(url: str) -> str:
-    if not _is_log_url(url):
+    if not is_log_url(url):
         raise ValueError(f"must be {_URL}")
     return url
 
@@ -92,18 +81,6 @@ def _checked_name(name: str) -> str:
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise ValueError("must be 1 to 200 printable characters")
     return name
-
-
-def url_identity(url: str) -> str | None:
-    """What two spellings of one log's URL have in common, None if it is no log's URL.
-
-    The case of the host, a default port and trailing slashes make no difference.
-    """
-    if not _is_log_url(url):
-        return None
-    parts = urlsplit(url)
-    default_port = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
-    return f"{parts.scheme}://{parts.netloc.lower().removesuffix(default_port)}{parts.path.rstrip('/')}"
 
 
 class LogConfig(Section):
