@@ -104,6 +104,8 @@ class Bridge(Generic[T]):
         try:
             async with aclosing(self._generate()) as items:
                 async for item in items:
+                    if self._closed:  # a generator that never waits cannot be cancelled
+                        return
                     if not self._put(item, room):
                         await room.wait()
         finally:
