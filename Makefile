@@ -15,7 +15,7 @@ PYTHON = $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
 ARGS :=
 
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint format config lock clean
+.PHONY: help run test check lint format config lock image clean
 
 help:
 	@echo 'make run      start the demo: two simulated logs, ws://127.0.0.1:8080/, no network needed'
@@ -25,6 +25,7 @@ help:
 	@echo 'make format   let ruff format the code'
 	@echo 'make config   write config.yaml from the model'
 	@echo 'make lock     resolve the dependencies anew into requirements.lock'
+	@echo 'make image    build the container image certstream-server, with Docker'
 	@echo 'make clean    remove .venv and caches'
 
 run: $(VENV)/installed
@@ -77,6 +78,14 @@ lock:
 	    --no-emit-find-links; } > "$$work/requirements.lock"; \
 	if grep -n '://' "$$work/requirements.lock"; then echo 'an address in the lock' >&2; exit 1; fi; \
 	cp "$$work/requirements.lock" requirements.lock
+
+# make image BASE=registry.example.org/python:3.13 builds on another base
+BASE := python:3.13-slim-bookworm
+image:
+	docker build --build-arg BASE='$(BASE)' \
+	    --build-arg VERSION="`sed -n 's/^__version__ = "\(.*\)"$$/\1/p' certstream/__init__.py`" \
+	    --build-arg REVISION="`git rev-parse --short HEAD 2>/dev/null || echo unknown`" \
+	    --tag certstream-server .
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
