@@ -37,3 +37,8 @@ _OPTIONS: Final = frozenset(
 def is_live(option: Option) -> bool:
     """Whether a change of the option is applied to the running service."""
     return not option.inert and (option.path.partition(".")[0] in _SECTIONS or option.path in _OPTIONS)
+
+
+def is_taken_over(option: Option) -> bool:
+    """Whether a change of the option leaves nothing to be done: it is applied, or has no meaning here."""
+    return option.inert or is_live(option)

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from certstream.app.reload.live import is_live
+from certstream.app.reload.live import is_taken_over
 from certstream.app.reload.watch import INTERVAL_S, Watcher
 from certstream.config import Config, LoadedConfig, load_config
 from certstream.config.changes import Change, changes, with_options_of
@@ -121,7 +121,7 @@ class Reloader(Generic[Prepared]):
         self._tried = loaded.config
         if loaded.config != self._loaded.config and _is_empty(self._loaded.path):
             raise ConfigError(f"{self._loaded.path}: is empty, all options would have their defaults")
-        effective = with_options_of(self._effective, loaded.config, lambda option: option.inert or is_live(option))
+        effective = with_options_of(self._effective, loaded.config, is_taken_over)
         return _Loaded(loaded, effective, self._prepare(effective))
 
     # In the event loop

@@ -36,13 +36,13 @@ class Watcher(Generic[T]):
         self._paths = paths
         self._load = load
         self._interval_s = interval_s
-        self._looked_at = time.monotonic()
+        self._looked_at: float | None = None
         self._ended = threading.Event()
         self._result: Future[T] | None = None
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._looked_at = asyncio.get_running_loop(), time.monotonic()
         threading.Thread(target=self._run, name="configuration", daemon=True).start()
         return self
 
@@ -52,7 +52,7 @@ class Watcher(Generic[T]):
     @property
     def hangs(self) -> bool:
         """Whether the files did not answer for a while."""
-        return time.monotonic() - self._looked_at > _HANGS_S
+        return self._looked_at is not None and time.monotonic() - self._looked_at > _HANGS_S
 
     async def next(self) -> T:
         """Wait for the next change: what `load` returned then, or raise what it raised."""
