@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from certstream.serve.listener import Address
-from certstream.serve.tls import TlsFiles
+from certstream.serve.tls import POLL_S, TlsFiles
 from certstream.stream.hub import KINDS, StreamKind
 
 WEBSOCKET_PATHS: Final[dict[StreamKind, str]] = {"lite": "/", "full": "/full-stream", "domains": "/domains-only"}
@@ -30,6 +30,7 @@ class ServeOptions:
     heartbeat_s: float = 30.0  # between heartbeat messages, each with a WebSocket ping
     max_message_bytes: int = 64 << 10  # of one message from a client; it is ignored anyway
     tls: TlsFiles | None = None
+    tls_poll_s: float = POLL_S  # between looks at these files
     monitoring: Address | None = None  # where health and metrics are then, and no more on the first address
     monitoring_tls: bool = False  # the same `tls` there
 

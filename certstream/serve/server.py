@@ -83,7 +83,7 @@ class StreamServer:
         """Listen. Raises ConfigError where an address cannot be listened on, or the certificate cannot be used."""
         options = self._options
         if options.tls is not None:
-            self._certificate = TlsCertificate(options.tls)
+            self._certificate = TlsCertificate(options.tls, options.tls_poll_s)
         try:
             self._listener = await self._listen(self._app(), self._address, tls=options.tls is not None)
             if options.monitoring is not None:
