@@ -264,6 +264,11 @@ class Metrics:
             "certstream_access_refused_total", "Requests that tokens or limits refused, by reason.", ["reason"]
         )
         self._access_refusals = {reason: self._access_refused.labels(reason) for reason in REFUSAL_REASONS}
+        self.connections_refused = counter(
+            "certstream_connections_refused_total",
+            "Connections cut before they had asked for anything, by reason.",
+            ["reason"],
+        )
         self.backlog_bytes = gauge("certstream_stream_backlog_bytes", "Bytes that wait for each client, summed.")
         self.held_bytes = gauge(
             "certstream_stream_held_bytes", "Bytes held for clients that are behind; those of one stream share them."

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from prometheus_client import Counter
 
 from certstream.errors import ConfigError
+from certstream.serve.arrivals import Arrivals, Bounds
 
 _BACKLOG: Final = 4096  # connections not accepted yet; the kernel cuts it to its somaxconn
-_KEEP_ALIVE_S: Final = 75.0  # idle HTTP connections
 _HANDLER_GRACE_S: Final = 0.2  # for requests that are no streams, at shutdown
-_TLS_HANDSHAKE_S: Final = 10.0
 _TLS_GOODBYE_S: Final = 1.0  # for a client to answer the end of TLS
 
 
@@ -35,15 +35,22 @@ class Address:
 class Listener:
     """Serves one application on one address, with TLS where there is a context for it."""
 
-    def __init__(self, app: web.Application, address: Address, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        address: Address,
+        bounds: Bounds,
+        refused: Counter,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._address = address
+        self._bounds = bounds
+        self._refused = refused
         self._tls = tls
+        self._arrivals: Arrivals | None = None
         self._runner = web.AppRunner(
             app,
-            access_log=None,
-            logger=_logger(),
             handler_cancellation=True,  # a stream's handler ends with its connection
-            keepalive_timeout=_KEEP_ALIVE_S,
             shutdown_timeout=_HANDLER_GRACE_S,
         )
         self._server: asyncio.Server | None = None
@@ -56,26 +63,35 @@ class Listener:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    @property
+    def open_connections(self) -> int:
+        """Connections of all kinds that are open now."""
+        return self._arrivals.open if self._arrivals else 0
+
     async def start(self) -> None:
         """Listen. Raises ConfigError where the address cannot be listened on."""
         await self._runner.setup()
-        protocols = self._runner.server
-        assert protocols is not None
+        server = self._runner.server
+        assert server is not None
+        arrivals = self._arrivals = Arrivals(server, self._bounds, self._refused, logger=_logger())
         tls: dict[str, Any] = {}
         if self._tls is not None:
             tls = {
                 "ssl": self._tls,
-                "ssl_handshake_timeout": _TLS_HANDSHAKE_S,
+                "ssl_handshake_timeout": self._bounds.request_s,
                 "ssl_shutdown_timeout": _TLS_GOODBYE_S,
             }
         address = self._address
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                protocols, address.host, address.port, backlog=_BACKLOG, **tls
+                arrivals, address.host, address.port, backlog=_BACKLOG, **tls
             )
         except OSError as exc:
             await self._runner.cleanup()
             raise ConfigError(f"cannot listen on {address}: {_why(exc)}") from exc
+        for sock in self._server.sockets:
+            for level, option, value in self._bounds.socket_options():
+                sock.setsockopt(level, option, value)
 
     def stop(self) -> None:
         """Take no more connections; those that are there go on."""

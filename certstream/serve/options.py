@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from certstream.serve.arrivals import Bounds
 from certstream.serve.listener import Address
 from certstream.serve.tls import POLL_S, TlsFiles
 from certstream.stream.hub import KINDS, StreamKind
@@ -29,6 +30,7 @@ class ServeOptions:
     metrics: bool = True
     heartbeat_s: float = 30.0  # between heartbeat messages, each with a WebSocket ping
     max_message_bytes: int = 64 << 10  # of one message from a client; it is ignored anyway
+    bounds: Bounds = field(default_factory=Bounds)  # of each connection
     tls: TlsFiles | None = None
     tls_poll_s: float = POLL_S  # between looks at these files
     monitoring: Address | None = None  # where health and metrics are then, and no more on the first address

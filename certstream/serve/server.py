@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from certstream.errors import ConfigError
 from certstream.metrics import Metrics
 from certstream.serve.access import AccessSettings
+from certstream.serve.arrivals import note_requests
 from certstream.serve.connections import Connections
 from certstream.serve.guard import Guard
 from certstream.serve.health import DeepHealth
@@ -53,6 +54,7 @@ class StreamServer:
         self._guard = Guard(access or AccessSettings(), metrics)
         self._pages = Pages(hub, health, metrics, self._options)
         self._address = Address(host, port)
+        self._refused = metrics.connections_refused
         self._certificate: TlsCertificate | None = None
         self._listener: Listener | None = None
         self._monitoring: Listener | None = None
@@ -71,6 +73,11 @@ class StreamServer:
     def port(self) -> int:
         """The port that is listened on; the kernel's choice where 0 was asked for."""
         return self._listener.port if self._listener else self._address.port
+
+    @property
+    def open_connections(self) -> int:
+        """Connections of all kinds that are open now, on the first address."""
+        return self._listener.open_connections if self._listener else 0
 
     @property
     def monitoring_port(self) -> int | None:
@@ -98,7 +105,7 @@ class StreamServer:
 
     async def _listen(self, app: web.Application, address: Address, *, tls: bool) -> Listener:
         context = self._certificate.context if tls and self._certificate else None
-        listener = Listener(app, address, context)
+        listener = Listener(app, address, self._options.bounds, self._refused, context)
         await listener.start()
         return listener
 
@@ -133,7 +140,7 @@ class StreamServer:
             self._hub.heartbeat(orjson.dumps({"message_type": "heartbeat", "timestamp": self._clock()}))
 
     def _app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[note_requests])
         self._guard.protect(app)
         options = self._options
         for kind in KINDS:
@@ -151,7 +158,7 @@ class StreamServer:
         return app
 
     def _monitoring_app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[note_requests])
         self._guard.protect(app, monitoring=True)
         self._add_monitoring(app)
         return app
