@@ -56,7 +56,7 @@ _WORDS: Final = frozenset(
         "without",
     ]
 )
-_OF_PROMETHEUS: Final = frozenset({"up"})
+_OF_PROMETHEUS: Final = frozenset({"up", "ALERTS"})
 _OUTSIDE: Final = re.compile(
     r'"(?:[^"\\]|\\.)*"'  # strings
     r"|\{[^{}]*\}"  # what selects series
