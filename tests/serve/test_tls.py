@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
@@ -131,6 +133,53 @@ async def shown(server: StreamServer) -> bytes:
     writer.close()
     await writer.wait_closed()
     return der
+
+
+async def silent_clients(server: StreamServer, count: int) -> list[asyncio.StreamWriter]:
+    """Clients of /sse that read no more than the head."""
+    writers = []
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=any_certificate(), limit=1024)
+        writer.write(b"GET /sse HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        cast("asyncio.ReadTransport", writer.transport).pause_reading()
+        writers.append(writer)
+    return writers
+
+
+async def test_shutdown_ends_within_two_seconds_with_tls_clients_that_do_not_read(
+    serve: Serve, hub: Hub, files: TlsFiles
+) -> None:
+    server = await serve(ServeOptions(tls=files))
+    writers = await silent_clients(server, 3)
+    while not hub.held_bytes():
+        hub.publish("lite", [b"x" * 60_000])
+        hub.flush()
+        await asyncio.sleep(0)
+    started = time.monotonic()
+    await server.close()
+    assert time.monotonic() - started < 2
+    assert hub.clients() == 0
+    for writer in writers:
+        writer.transport.abort()
+
+
+async def test_a_slow_reader_over_tls_is_dropped_while_another_reads_everything(
+    serve: Serve, hub: Hub, https: aiohttp.ClientSession, files: TlsFiles
+) -> None:
+    server = await serve(ServeOptions(tls=files))
+    (slow,) = await silent_clients(server, 1)
+    async with https.ws_connect(secure(server)) as client:
+        count = 0
+        while hub.clients() == 2:
+            message = b"%d:" % count + b"x" * 60_000
+            hub.publish("lite", [message])
+            async with asyncio.timeout(10):
+                assert await client.receive_str() == message.decode()
+            count += 1
+            assert count < 1_000
+        assert hub.held_bytes() == 0
+    slow.transport.abort()
 
 
 def looks(certificate: TlsCertificate, count: int = 2) -> None:
