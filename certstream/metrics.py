@@ -48,6 +48,9 @@ RELOAD_RESULTS: Final[tuple[ReloadResult, ...]] = get_args(ReloadResult)
 
 RefusalReason: TypeAlias = Literal["no_token", "wrong_token", "origin", "rate", "address_connections", "connections"]
 REFUSAL_REASONS: Final[tuple[RefusalReason, ...]] = get_args(RefusalReason)
+
+CutReason: TypeAlias = Literal["slow_request", "large_request", "full"]
+CUT_REASONS: Final[tuple[CutReason, ...]] = get_args(CutReason)
 CONNECTION_REFUSALS: Final = ("slow_request", "large_request", "full")
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -270,6 +273,8 @@ class Metrics:
             "Connections cut before they had asked for anything, by reason.",
             ["reason"],
         )
+        for cut in CUT_REASONS:
+            self.connections_refused.labels(cut)
         for refusal in CONNECTION_REFUSALS:
             self.connections_refused.labels(refusal)
         self.backlog_bytes = gauge("certstream_stream_backlog_bytes", "Bytes that wait for each client, summed.")
