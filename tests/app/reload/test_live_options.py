@@ -97,7 +97,7 @@ def test_a_change_is_applied_or_needs_a_restart_or_has_no_meaning(tmp_path: Path
         Path(value).chmod(0o600)
     file = tmp_path / "config.yaml"
     document = with_value(path, value)
-    if path in ("tls_cert", "tls_key"):
+    if path in ("tls_cert", "tls_key", "monitoring.tls"):
         document = {**document, "tls_cert": "cert.pem", "tls_key": "key.pem"}
     file.write_text(yaml.safe_dump(document))
     loaded = load_config(file, {})
