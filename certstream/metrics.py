@@ -293,6 +293,12 @@ class Metrics:
             "certstream_state_saved", "1 while the state file can be saved.", registry=self.registry
         )
         self.state_saved.set(1)
+        self.tls_certificate_expiry_timestamp_seconds = Gauge(
+            "certstream_tls_certificate_expiry_timestamp_seconds",
+            "When the TLS certificate that is served expires, Unix time; NaN where there is none.",
+            registry=self.registry,
+        )
+        self.tls_certificate_expiry_timestamp_seconds.set(math.nan)
         self._config_reloads = Counter(
             "certstream_config_reloads_total",
             "Changes of the configuration file that were taken up, or refused.",

@@ -55,6 +55,7 @@ class StreamServer:
         self._pages = Pages(hub, health, metrics, self._options)
         self._address = Address(host, port)
         self._refused = metrics.connections_refused
+        self._expiry = metrics.tls_certificate_expiry_timestamp_seconds
         self._certificate: TlsCertificate | None = None
         self._listener: Listener | None = None
         self._monitoring: Listener | None = None
@@ -100,7 +101,9 @@ class StreamServer:
             await self._close_listeners()
             raise
         if self._certificate is not None:
-            self._certificate.watch()
+            certificate = self._certificate
+            self._expiry.set_function(lambda: certificate.expires_s)
+            certificate.watch()
         self._heartbeat = asyncio.create_task(self._beat(), name="serve:heartbeat")
 
     async def _listen(self, app: web.Application, address: Address, *, tls: bool) -> Listener:

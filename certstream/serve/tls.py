@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import threading
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class TlsCertificate:
         self._poll_s = poll_s
         self._loaded = self._seen = _state(files)
         self._current = _load(files)
+        self.expires_s = _expiry_s(files.certificate)  # of the certificate that is served, Unix time
         self._listening = _load(files)
         self._listening.sni_callback = self._choose
         self._closed = threading.Event()
@@ -70,6 +72,7 @@ class TlsCertificate:
         except ConfigError as exc:
             log.warning("the new TLS certificate cannot be used, the old one stays", reason=str(exc))
         else:
+            self.expires_s = _expiry_s(self._files.certificate)
             log.info("TLS certificate read again", file=str(self._files.certificate))
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
@@ -105,6 +108,16 @@ def _load(files: TlsFiles) -> ssl.SSLContext:
             raise ConfigError(f"tls_key: {files.key}: is encrypted; it must not be") from exc
         raise ConfigError(_reason(files, exc)) from exc
     return context
+
+
+def _expiry_s(path: Path) -> float:
+    """When the first certificate of a file expires, Unix time; NaN where that cannot be read."""
+    from cryptography import x509  # which nothing else of the service needs
+
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return math.nan
 
 
 def _no_password(asked: list[bool]) -> Callable[[], bytes]:

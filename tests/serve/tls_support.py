@@ -21,7 +21,6 @@ from cryptography.x509.oid import NameOID
 from certstream.serve.tls import TlsFiles
 
 _BEGAN = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
-_ENDS = datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC)
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,13 @@ class Pair:
         replace(files.key, self.key_pem())
 
 
-def make_pair(name: str) -> Pair:
+def make_pair(name: str, days: int = 27_394) -> Pair:
+    """A pair that is valid for so many days, by default until 2099."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), _BEGAN, _ENDS)
+    builder = x509.CertificateBuilder(
+        subject, subject, key.public_key(), x509.random_serial_number(), _BEGAN, _BEGAN + datetime.timedelta(days=days)
+    )
     return Pair(builder.sign(key, hashes.SHA256()), key)
 
 
