@@ -40,8 +40,8 @@ LogState: TypeAlias = Literal[
 LOG_STATES: Final[tuple[LogState, ...]] = get_args(LogState)
 
 TRANSPORTS: Final = ("websocket", "sse")
-DropReason: TypeAlias = Literal["backlog", "total_backlog", "shutdown"]
-DROP_REASONS: Final[tuple[DropReason, ...]] = ("backlog", "total_backlog")  # a client's end by ours is no drop
+DropReason: TypeAlias = Literal["backlog", "total_backlog", "flood", "shutdown"]
+DROP_REASONS: Final[tuple[DropReason, ...]] = ("backlog", "total_backlog", "flood")  # a client's end by ours is no drop
 
 ReloadResult: TypeAlias = Literal["applied", "invalid", "failed"]  # failed: by a mistake of this program
 RELOAD_RESULTS: Final[tuple[ReloadResult, ...]] = get_args(ReloadResult)

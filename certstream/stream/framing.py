@@ -10,6 +10,7 @@ TransportName: TypeAlias = Literal["websocket", "sse"]
 _TEXT: Final = 0x81  # FIN and opcode 1; what a server sends is never masked
 _CLOSE: Final = 0x88
 _PING: Final = 0x89
+_PONG: Final = 0x8A
 _MAX_CONTROL_BYTES: Final = 125
 
 
@@ -57,10 +58,15 @@ WEBSOCKET: Final = WebSocketFraming()
 SSE: Final = SseFraming()
 
 
-def close_frame(code: int, reason: str) -> bytes:
+def close_frame(code: int | None = None, reason: str = "") -> bytes:
     """Return a WebSocket close frame (RFC 6455 §5.5.1); the reason is cut to what a control frame holds."""
-    payload = (code.to_bytes(2) + reason.encode())[:_MAX_CONTROL_BYTES]
+    payload = b"" if code is None else (code.to_bytes(2) + reason.encode())[:_MAX_CONTROL_BYTES]
     return _header(_CLOSE, len(payload)) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """Return the answer to a ping of at most 125 bytes (RFC 6455 §5.5.3)."""
+    return _header(_PONG, len(payload)) + payload
 
 
 def _header(first: int, size: int) -> bytes:

@@ -124,6 +124,10 @@ class Hub:
         """Forget a client; its memory is free at once. Harmless when the hub dropped it before."""
         subscription.feed.detach(subscription)
 
+    def drop(self, subscription: Subscription, reason: DropReason) -> None:
+        """Give up a client that sends too much; harmless when it was given up before."""
+        subscription.feed.drop(subscription, reason)
+
     def clients(self, kind: StreamKind | None = None) -> int:
         """Number of clients of one kind, or of all."""
         feeds = self._all_feeds() if kind is None else list(self._feeds[kind].values())

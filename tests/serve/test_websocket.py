@@ -14,6 +14,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_websocket
 
+from certstream.metrics import Metrics
 from certstream.serve.options import WEBSOCKET_PATHS, ServeOptions
 from certstream.serve.server import StreamServer
 from certstream.stream.hub import KINDS, Hub, StreamKind
@@ -237,6 +238,59 @@ async def test_a_connection_that_breaks_is_forgotten(serve: Serve, hub: Hub, con
     async with asyncio.timeout(10):
         while hub.clients():  # noqa: ASYNC110 - nobody tells a test that the server saw the connection end
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(bytes((PING, 0x80, 0, 0, 0, 0)), id="pings"),
+        pytest.param(bytes((PONG, 0x80, 0, 0, 0, 0)), id="pongs"),
+        pytest.param(bytes((TEXT, 0x80, 0, 0, 0, 0)), id="messages"),
+        pytest.param(b"\x82\xfe\x80\x00" + bytes(4 + (32 << 10)), id="large messages"),
+    ],
+)
+async def test_a_flood_is_closed_with_1008_and_costs_nobody_a_message(
+    serve: Serve, hub: Hub, metrics: Metrics, connect_raw: RawConnect, frame: bytes
+) -> None:
+    """The flooding client reads nothing until it is closed; what it is owed stays bounded."""
+    server = await serve()
+    flooding = await connect_raw(server)
+    sending = asyncio.create_task(flooding.send_bytes(frame * ((8 << 20) // len(frame))))
+    async with connect(server) as reader:
+        count = 0
+        while hub.clients() == 2:
+            hub.publish("lite", [b"%d" % count])
+            assert await receive(reader) == str(count)
+            assert hub.backlog_bytes() < 64 << 10
+            count += 1
+        hub.publish("lite", [b"after"])
+        assert await receive(reader) == "after"
+    while (answer := await flooding.frame())[0] != CLOSE:
+        assert answer[0] in (TEXT, PONG)
+    assert answer[1] == (1008).to_bytes(2) + b"too many frames"
+    await asyncio.wait([sending])
+    assert isinstance(sending.exception(), ConnectionError)
+    assert hub.held_bytes() == hub.clients() == 0
+    assert 'clients_dropped_total{reason="flood",stream="lite"} 1.0' in metrics.exposition().decode()
+
+
+async def test_fragments_without_end_are_closed_though_they_are_empty(
+    serve: Serve, hub: Hub, connect_raw: RawConnect
+) -> None:
+    client = await connect_raw(await serve())
+    await client.send_bytes(fragment(0x02, 0) + fragment(0x00, 0) * 300)
+    assert await client.frame() == (CLOSE, (1008).to_bytes(2) + b"too many frames")
+    assert hub.clients() == 0
+
+
+async def test_a_client_that_says_goodbye_before_it_is_dropped_gets_one_close(
+    serve: Serve, hub: Hub, connect_raw: RawConnect
+) -> None:
+    client = await connect_raw(await serve())
+    await client.send_bytes(b"\x88\x82" + bytes(4) + (1000).to_bytes(2) + bytes((PING, 0x80, 0, 0, 0, 0)) * 500)
+    assert await client.frame() == (CLOSE, (1000).to_bytes(2))
+    assert await client.at_end()
+    assert hub.clients() == 0
 
 
 async def test_a_slow_reader_is_closed_with_1008_while_another_reads_everything(
