@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from certstream.client.clock import Clock
@@ -71,6 +71,7 @@ class CertStreamClient:
         self.skip_heartbeats = skip_heartbeats
         self.on_open_handler = on_open
         self.on_error_handler = on_error
+        self.header: Mapping[str, str] | Sequence[str] | None = None  # further headers, the latter as "Name: value"
         self.keep_running = False
         self._token = token
         # Assigned once, as there: what is put in the place of the methods later has no effect
@@ -92,7 +93,7 @@ class CertStreamClient:
         KeyboardInterrupt, if a callback raises it.
         """
         run_options = RunOptions(**options)
-        connect_options = run_options.connect_options(self.url, self._token)
+        connect_options = run_options.connect_options(self.url, self._token, _headers(self.header))
         self.keep_running = True
         self._closing.clear()
         failed = self._run_once(connect_options, silent=bool(run_options.reconnect))
@@ -218,6 +219,13 @@ def _call_handler(handler: Handler, client: CertStreamClient, *arguments: Any) -
         handler(client, *arguments)
     else:
         handler(*arguments)
+
+
+def _headers(given: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
+    if isinstance(given, Mapping):
+        return dict(given)
+    pairs = [line.partition(":") for line in given or ()]
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _size(event: Opened | bytes) -> int:

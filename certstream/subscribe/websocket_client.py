@@ -45,7 +45,9 @@ class RunOptions:
     proxy_type: str | None = None
     reconnect: float | None = None  # seconds between connections
 
-    def connect_options(self, url: str, token: str | None) -> ConnectOptions:
+    def connect_options(
+        self, url: str, token: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> ConnectOptions:
         """The same as ours. Raises ValueError for what there is no way to do, OSError for a file that is missing."""
         if self.dispatcher is not None:
             raise ValueError("a dispatcher is not supported")
@@ -56,7 +58,7 @@ class RunOptions:
         return ConnectOptions(
             url=url,
             token=token,
-            headers={name: value for name, value in given.items() if value},
+            headers={**(headers or {}), **{name: value for name, value in given.items() if value}},
             ssl_context=_ssl_context(ssl_options) if ssl_options else None,
             server_hostname=ssl_options.get("server_hostname"),
             proxy=self._proxy(),

@@ -106,13 +106,13 @@ def test_options_of_websocket_client_are_ours_by_other_names() -> None:
         host="other.example.com",
         origin="https://o.example.com",
         sockopt=((1, 2, 3),),
-    ).connect_options(WS, None)
+    ).connect_options(WS)
     assert (options.ping_interval_s, options.ping_timeout_s) == (15, 5)
     assert options.proxy == "http://me:p%40ss@p:3128"
     assert options.headers == {"Host": "other.example.com", "Origin": "https://o.example.com"}
     assert (options.no_proxy, options.socket_options) == (("direct.example.com",), ((1, 2, 3),))
     assert options.ssl_context is None
-    assert RunOptions(ping_interval=0).connect_options(WS, None).ping_interval_s == 0
+    assert RunOptions(ping_interval=0).connect_options(WS).ping_interval_s == 0
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_options_of_websocket_client_are_ours_by_other_names() -> None:
 )
 def test_options_that_cannot_be_had_are_refused(option: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        RunOptions(**option).connect_options(WSS, None)
+        RunOptions(**option).connect_options(WSS)
 
 
 def test_certificates_are_checked_unless_sslopt_says_otherwise(tmp_path: Path) -> None:
     _, file = tls_files(tmp_path)
 
     def context(**sslopt: Any) -> ssl.SSLContext:
-        made = RunOptions(sslopt=sslopt).connect_options(WSS, None).ssl_context
+        made = RunOptions(sslopt=sslopt).connect_options(WSS).ssl_context
         assert made is not None
         return made
 

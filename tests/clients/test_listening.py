@@ -291,3 +291,13 @@ async def test_its_methods_may_be_overridden(server: ManualServer) -> None:
     await send(await server.connection(), update("a.example"), END, update("after.example"))
     assert await done(task) is False
     assert seen.messages == [update("a.example"), END]
+
+
+@pytest.mark.parametrize("header", [["Authorization: Bearer a:b"], {"Authorization": "Bearer a:b"}])
+async def test_further_headers_go_out(server: ManualServer, header: Any) -> None:
+    client = CertStreamClient(lambda *_: None, server.url)
+    client.header = header
+    task = asyncio.create_task(asyncio.to_thread(client.run_forever))
+    await (await server.connection()).close()
+    await done(task)
+    assert server.requests[0].headers["Authorization"] == "Bearer a:b"
