@@ -22,6 +22,6 @@ done
 mkdir "$work/node"
 npm install --prefix "$work/node" --no-audit --no-fund --loglevel=error 'ws@8' 'eventsource@3' >/dev/null
 
-"$python" deploy/clients/check.py --server "$python" --pypi "$work/pypi/bin/python" \
+"$python" -m deploy.clients.check --server "$python" --pypi "$work/pypi/bin/python" \
   --websockets "$work/websockets/bin/python" --node "$work/node" --work "$work"
 echo 'check-clients: ok'

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from messages import FormatError, check
+from deploy.clients.messages import FormatError, check
 
 HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parent.parent

@@ -2,11 +2,12 @@
 
 import json
 import sys
+from typing import Any
 
 import certstream
 
 
-def on_message(message, context):
+def on_message(message: Any, context: Any) -> None:
     assert context.nothing is None
     print(json.dumps(message), flush=True)
 

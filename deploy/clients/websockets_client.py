@@ -6,7 +6,7 @@ import sys
 import websockets
 
 
-async def main():
+async def main() -> None:
     async for connection in websockets.connect(sys.argv[1], max_size=None):
         try:
             async for text in connection:
