@@ -52,9 +52,7 @@ async def make_archive(directory: Path) -> None:
 def check(directory: Path, title: str, code: str) -> bool:
     """Run one example; whether it counts the rows, which must then be all."""
     program = code.replace(SHOWN_PATH, str(directory / "archive"))
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=directory
-    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=directory)
     if done.returncode or not done.stdout.strip():
         raise SystemExit(f"docs/reading.md, {title}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
     counted = re.findall(r"^(\d+) rows$", done.stdout, re.MULTILINE)

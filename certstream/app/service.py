@@ -19,6 +19,7 @@ import uvloop
 from certstream import __version__
 from certstream.app.following import Following
 from certstream.app.notify import ServiceManager, status_line
+from certstream.app.orphans import reap_orphans
 from certstream.app.owners import refuse_as_root
 from certstream.app.reload.reloader import Reloader
 from certstream.app.settings import (
@@ -221,6 +222,8 @@ class Service:
                 group.create_task(self._state.run(), name="state"),
                 group.create_task(watch_loop_lag(self._metrics), name="loop lag"),
             ]
+            if os.getpid() == 1:  # of a container
+                background.append(group.create_task(reap_orphans(), name="orphans"))
             archiving = None if self._archive is None else group.create_task(self._archive.run(), name="archive")
             group.create_task(supervisor.run(), name="logs")
             if self._reloader is not None:
