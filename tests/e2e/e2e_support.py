@@ -138,9 +138,11 @@ class Service:
         return document
 
     @asynccontextmanager
-    async def listen(self, path: str = "/") -> AsyncIterator[Listener]:
+    async def listen(self, path: str = "/", headers: Mapping[str, str] | None = None) -> AsyncIterator[Listener]:
         """Connect a WebSocket client."""
-        async with connect(f"ws://{self.url}{path}", max_size=None, max_queue=None, ping_interval=None) as connection:
+        async with connect(
+            f"ws://{self.url}{path}", max_size=None, max_queue=None, ping_interval=None, additional_headers=headers
+        ) as connection:
             listener = Listener(connection)
             try:
                 yield listener
