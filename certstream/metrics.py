@@ -56,7 +56,7 @@ CONNECTION_REFUSALS: Final = ("slow_request", "large_request", "full")
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-_SCRAPE_TURN_S: Final = 0.001  # that a scrape may hold the event loop, and one family on top
+_SCRAPE_TURN_S: Final = 0.001  # that a scrape may hold the event loop, and half of the work on one family on top
 
 
 class LogMetrics:
@@ -193,11 +193,10 @@ class Metrics:
         """
         families: list[bytes] = []
         turn_ends = time.perf_counter() + _SCRAPE_TURN_S
-        for family in self.registry.collect():
+        for family in self.registry.collect():  # collecting takes half of the time
+            turn_ends = await _next_turn(turn_ends)
             families.append(generate_latest(_OneFamily(family)))
-            if time.perf_counter() >= turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = time.perf_counter() + _SCRAPE_TURN_S
+            turn_ends = await _next_turn(turn_ends)
         return b"".join(families)
 
     def _define_logs(self) -> None:
@@ -340,6 +339,14 @@ class _OneFamily:
 
     def collect(self) -> Iterable[Metric]:
         return (self.family,)
+
+
+async def _next_turn(ends: float) -> float:
+    """Let others run where the turn is over; when the next one is."""
+    if time.perf_counter() < ends:
+        return ends
+    await asyncio.sleep(0)
+    return time.perf_counter() + _SCRAPE_TURN_S
 
 
 def _child(known: dict[str, Counter], labels: Callable[[str], Counter], last: str) -> Counter:
