@@ -15,12 +15,14 @@ PYTHON = $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
 ARGS :=
 
 .DELETE_ON_ERROR:
-.PHONY: help run test check lint format config lock image clean
+.PHONY: help run test check check-deploy lint format config lock image clean
 
 help:
 	@echo 'make run      start the demo: two simulated logs, ws://127.0.0.1:8080/, no network needed'
 	@echo 'make test     run the tests'
 	@echo 'make check    lint, then test'
+	@echo 'make check-deploy'
+	@echo '              units, image, alerts, packages: needs root or the Debian packages that it names'
 	@echo 'make lint     ruff and mypy --strict'
 	@echo 'make format   let ruff format the code'
 	@echo 'make config   write config.yaml from the model'
@@ -35,6 +37,10 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint test
+
+# What needs root, system packages or a package index: all that is in deploy, as it is there
+check-deploy: $(VENV)/installed
+	@set -e; for check in deploy/check-*.sh; do echo "$$check"; $$check || { echo "$$check failed" >&2; exit 1; }; done
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
