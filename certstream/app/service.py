@@ -226,11 +226,13 @@ class Service:
                 background.append(group.create_task(reap_orphans(), name="orphans"))
             archiving = None if self._archive is None else group.create_task(self._archive.run(), name="archive")
             group.create_task(supervisor.run(), name="logs")
-            if self._reloader is not None:
-                background.append(group.create_task(self._reloader.run(), name="reload"))
+            reloading = None if self._reloader is None else group.create_task(self._reloader.run(), name="reload")
             await stop.wait()
             self._manager.stopping()
             log.info("stopping", clients=self._hub.clients())
+            if reloading is not None:
+                reloading.cancel()
+                await asyncio.wait([reloading])
             if self._archive is not None:
                 self._archive.jobs.stop()
             await supervisor.stop(_FINISH_S)
