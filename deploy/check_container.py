@@ -121,7 +121,7 @@ def check_archive(image: Image, work: Path) -> None:
     with Container(image, work, data, etc=etc) as container, simulated_logs(container):
         container.until_says("serving")
         until("the followed entries", lambda: followed(container, 2 * (_ENTRIES - _START)), lambda: container.output)
-        container.run("sh", "-c", "sleep 0 & exit 0")  # an orphan, which process 1 becomes the parent of
+        container.run("sh", "-c", "sleep 0.5 & exit 0")  # an orphan: process 1 becomes its parent
         say(f"archived while following: {container.count('/data/archive')} rows")
         check_hang_up(container)
         check_commands(container)
@@ -212,6 +212,18 @@ def check_foreign_volume(image: Image, work: Path) -> None:
         say(f"a volume of another user stops the start: {container.output.splitlines()[-1]}")
 
 
+def check_shared_volume(image: Image, work: Path) -> None:
+    data = volume(work, "shared")
+    with Container(image, work, data) as first:
+        first.until_says("serving")
+        (work / "second").mkdir()
+        with Container(image, work / "second", data) as second:
+            expect("exit code of a second service on one volume", second.process.wait(PATIENCE_S), 1)
+            expect("what it says", "in use by process 1" in second.output.splitlines()[-1], wanted=True)
+        first.stop()
+    say("a second service on one volume is refused")
+
+
 def check_size(layout: Path, limit_mb: int) -> None:
     """The layers of an OCI layout above the first, which is the base."""
     manifest = json.loads(blob(layout, json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]))
@@ -237,6 +249,7 @@ def main(arguments: Sequence[str]) -> None:
     check_demo(image, work)
     check_archive(image, work)
     check_foreign_volume(image, work)
+    check_shared_volume(image, work)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_compose_runs_the_demo_unless_told_otherwise(flags: str | None, run: lis
     assert command.split() == run
 
 
-@pytest.mark.parametrize("service", ["certstream", "prometheus"])
+@pytest.mark.parametrize("service", SERVICES)
 def test_what_compose_mounts_is_there(service: str) -> None:
     for place, source in mounts(service).items():
         if source.startswith("."):
@@ -144,12 +144,22 @@ def test_grafana_finds_its_data_source_and_its_dashboard() -> None:
     assert places[provider["options"]["path"]] == "./grafana/dashboards"
     assert places["/etc/grafana/provisioning/datasources"] == "./grafana/provisioning/datasources"
     assert places["/etc/grafana/provisioning/dashboards"] == "./grafana/provisioning/dashboards"
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (DEPLOY / "grafana" / "dashboards" / PurePosixPath(home).name).is_file()
 
 
 @pytest.mark.parametrize("service", ["prometheus", "grafana"])
 def test_what_others_make_has_a_version_and_is_published_on_this_machine_alone(service: str) -> None:
     assert re.search(r":v?\d+\.\d+\.\d+$", SERVICES[service]["image"])
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[service]["ports"])
+
+
+def test_what_the_documents_say_of_compose_is_what_it_reads() -> None:
+    document = (ROOT / "docs" / "deployment-container.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)` \|", document, re.MULTILINE))
+    read = dict(re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", (DEPLOY / "compose.yaml").read_text()))
+    assert rows == {**read, "SERVICE_ETC": "deploy/etc"}
+    assert DOCKERFILE.splitlines().count(f"ARG BASE={rows['BASE']}") == 1
 
 
 def test_the_check_of_the_image_is_a_script_that_bash_reads() -> None:
