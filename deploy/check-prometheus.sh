@@ -7,6 +7,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { printf 'check-prometheus: %s\n' "$*" >&2; exit 1; }
 passed() { printf 'ok   %s\n' "$*"; }
+# What a command says is shown only where it fails.
+quietly() { local said; said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; return 1; }; }
 
 if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
     command -v apt-get >/dev/null || fail 'prometheus and promtool are needed; Debian has both in its package prometheus'
@@ -18,8 +20,9 @@ if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
         chmod 755 $policy
         trap 'rm -f "$policy"' EXIT
     fi
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus; } \
-        >/dev/null || fail 'the package prometheus cannot be installed'
+    export DEBIAN_FRONTEND=noninteractive
+    quietly apt-get update || fail 'apt-get update'
+    quietly apt-get install -y --no-install-recommends prometheus || fail 'the package prometheus cannot be installed'
     passed 'the package prometheus is installed'
 fi
 
@@ -28,11 +31,11 @@ if [ -z "${PYTHON:-}" ]; then
     make --no-print-directory .venv/installed
 fi
 
-promtool check config deploy/prometheus.yml >/dev/null || fail 'promtool check config: deploy/prometheus.yml'
+quietly promtool check config deploy/prometheus.yml || fail 'promtool check config: deploy/prometheus.yml'
 passed 'promtool check config deploy/prometheus.yml'
-promtool check rules deploy/alerts.yml >/dev/null || fail 'promtool check rules: deploy/alerts.yml'
+quietly promtool check rules deploy/alerts.yml || fail 'promtool check rules: deploy/alerts.yml'
 passed 'promtool check rules deploy/alerts.yml'
-promtool test rules deploy/alerts_test.yml >/dev/null || fail 'promtool test rules: deploy/alerts_test.yml'
+quietly promtool test rules deploy/alerts_test.yml || fail 'promtool test rules: deploy/alerts_test.yml'
 passed "promtool test rules deploy/alerts_test.yml ($(grep -c '^  - name:' deploy/alerts_test.yml) alerts)"
 
 "$python" -W error deploy/check_prometheus.py || fail 'a real Prometheus that scrapes the demo'
