@@ -80,6 +80,12 @@ def test_prometheus_loads_the_alerts_and_scrapes_the_job_that_they_ask_for() -> 
     assert asked == {"certstream"}
 
 
+def test_memory_raises_an_alert_before_the_unit_slows_the_service_down() -> None:
+    (gib,) = re.findall(r"> ([0-9.]+) \* 1024 \^ 3$", ALERTS["CertstreamMemoryHigh"]["expr"])
+    (high,) = re.findall(r"^MemoryHigh=(\d+)G$", (DEPLOY / "certstream.service").read_text(), re.MULTILINE)
+    assert float(gib) <= 0.8 * int(high)
+
+
 @pytest.mark.parametrize(
     ("query", "names"),
     [
