@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, TextIO
 
 from certstream.errors import ConfigError, StreamError, StreamRefusedError
@@ -33,17 +34,22 @@ def tail(flags: TailFlags, out: TextIO | None = None, err: TextIO | None = None)
         except BrokenPipeError:
             return 0
         except StreamError as exc:
-            print(f"certstream tail: {exc}", file=err)
+            _say(str(exc), err)
         except OSError as exc:
-            print(f"certstream tail: the output cannot be written: {exc.strerror}", file=err)
+            _say(f"the output cannot be written: {exc.strerror}", err)
     return 1
+
+
+def _say(text: str, err: TextIO) -> None:
+    with suppress(OSError):  # nobody reads that either
+        print(f"certstream tail: {text}", file=err, flush=True)
 
 
 def _print(batch: Iterable[Event], printer: _Printer, err: TextIO, *, verbose: bool) -> None:
     for event in batch:
         if isinstance(event, bytes):
             if printer.add(event) and verbose:
-                print("certstream tail: heartbeat", file=err, flush=True)
+                _say("heartbeat", err)
         else:
             printer.flush()
             _tell(event, err)
@@ -53,11 +59,11 @@ def _print(batch: Iterable[Event], printer: _Printer, err: TextIO, *, verbose: b
 def _tell(event: Opened | Lost, err: TextIO) -> None:
     """Say what happens to the connection. Raises its error where another attempt would not help."""
     if isinstance(event, Opened):
-        print(f"certstream tail: following {event.url}", file=err, flush=True)
+        _say(f"following {event.url}", err)
     elif isinstance(event.error, StreamRefusedError):
         raise event.error
     else:
-        print(f"certstream tail: {event.error}; again in {event.retry_in_s:.1f} s", file=err, flush=True)
+        _say(f"{event.error}; again in {event.retry_in_s:.1f} s", err)
 
 
 class _Printer:

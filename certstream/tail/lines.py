@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from certstream.terminal import cells_of, cut_to, printable
 
 _LOG_CELLS: Final = range(8, 33)
+_LEAST_NAME_CELLS: Final = 20  # with less room for names the log is left out
 _DIM, _LOG, _NAME, _RESET = "\x1b[2m", "\x1b[36m", "\x1b[1m", "\x1b[0m"
 
 
@@ -20,7 +21,8 @@ Format: TypeAlias = Callable[[bytes, Mapping[str, Any]], str]
 def json_line(data: bytes, message: Mapping[str, Any]) -> str:
     """The message as it came, on one line."""
     text = data.decode(errors="replace").strip()
-    return f"{json.dumps(message, ensure_ascii=False) if len(text.splitlines()) > 1 else text}\n"
+    broken = "\n" in text or "\r" in text
+    return f"{json.dumps(message, ensure_ascii=False) if broken else text}\n"
 
 
 def safe_json_line(_data: bytes, message: Mapping[str, Any]) -> str:
@@ -57,9 +59,13 @@ class PersonFormat:
         names = [printable(name) for name in names_of(message)]
         width = self._width()
         log = self._log_column(fields, width)
-        head = f"{self._paint(_DIM, clock)}  {self._paint(_LOG, log)}{'  ' if log else ''}"
-        room = width - len(clock) - 2 - (cells_of(log) + 2 if log else 0)
-        return f"{head}{self._names(names, room)}\n"
+        room = width - len(clock) - 2
+        if log and room - cells_of(log) - 2 >= _LEAST_NAME_CELLS:
+            room -= cells_of(log) + 2
+            log = f"{self._paint(_LOG, log)}  "
+        else:
+            log = ""
+        return f"{self._paint(_DIM, clock)}  {log}{self._names(names, room)}\n"
 
     def _log_column(self, fields: Mapping[str, Any], width: int) -> str:
         source = fields.get("source")

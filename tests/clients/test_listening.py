@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import signal
+import sys
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import certstream
 from certstream.core import CertStreamClient, Context
 from tests.clients.clients_support import HEARTBEAT, PATIENCE_S, ManualServer, send, update
+from tests.e2e.e2e_support import ROOT
 
 
 class Seen:
@@ -207,6 +211,32 @@ async def test_a_connection_that_is_refused_or_cut_is_an_error_and_tried_again(s
     assert {request.headers["Authorization"] for request in server.requests} == {"Bearer t"}
 
 
+_LISTENER = """
+import certstream, logging, sys
+logging.basicConfig(format="%(message)s", level=logging.INFO)
+certstream.listen_for_events(lambda message, context: print("message", flush=True), sys.argv[1])
+print("after")
+"""
+
+
+async def test_ctrl_c_ends_it_and_the_program_goes_on(server: ManualServer) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _LISTENER, server.url, cwd=ROOT, stdout=PIPE, stderr=PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    connection = await server.connection()
+    await send(connection, update("a.example"))
+    async with asyncio.timeout(PATIENCE_S):
+        assert await process.stdout.readline() == b"message\n"
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (0, b"after\n")
+    assert err.decode().splitlines()[-1] == "Kill command received, exiting!!"
+    assert "Traceback" not in err.decode()
+    await connection.wait_closed()
+    assert connection.close_code == 1000
+
+
 async def test_what_is_no_exception_leaves_through_it(server: ManualServer) -> None:
     left: list[BaseException] = []
 
@@ -242,6 +272,8 @@ async def test_a_client_ends_when_another_thread_closes_it(server: ManualServer)
     client = CertStreamClient(seen, server.url)
     task = asyncio.create_task(asyncio.to_thread(client.run_forever, ping_interval=30))
     connection = await server.connection()
+    async with asyncio.timeout(PATIENCE_S):
+        await (await connection.ping())  # answered: it reads
     assert client.keep_running
     client.close()
     assert await done(task) is False

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -62,25 +62,20 @@ async def test_on_a_pipe_messages_are_lines_of_json_without_heartbeats(server: M
         assert [json.loads(line) for line in lines] == [update("a.example"), update("ü.example")]
 
 
-async def test_it_ends_with_0_when_nobody_reads_any_more(server: ManualServer) -> None:
-    async with tail("--url", server.url) as process:
+@pytest.mark.parametrize(("match", "message"), [("example", update("a.example")), ("nowhere", HEARTBEAT)])
+async def test_it_ends_with_0_when_nobody_reads_any_more_also_while_nothing_matches(
+    server: ManualServer, match: str, message: dict[str, Any]
+) -> None:
+    read_end, write_end = os.pipe()
+    async with tail("--url", server.url, "--match", match, stdout=write_end) as process:
+        os.close(write_end)
         connection = await server.connection()
-        await send(connection, update("a.example"))
-        await line_of(process.stdout)
-        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
-        await send(connection, update("b.example"))
+        assert await line_of(process.stderr) == f"certstream tail: following {server.url}\n"
+        os.close(read_end)
+        await send(connection, message)
         assert await ended(process) == 0
         assert process.stderr is not None
-        assert (await process.stderr.read()).decode() == f"certstream tail: following {server.url}\n"
-
-
-async def test_that_nobody_reads_shows_also_while_nothing_matches(server: ManualServer) -> None:
-    async with tail("--url", server.url, "--match", "nowhere") as process:
-        connection = await server.connection()
-        await line_of(process.stderr)
-        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
-        await send(connection, HEARTBEAT)
-        assert await ended(process) == 0
+        assert await process.stderr.read() == b""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -143,6 +138,37 @@ async def test_a_refusal_is_1_and_a_line(server: ManualServer, tmp_path: Path) -
         said = (await process.stderr.read()).decode()
     assert said == f"certstream tail: {server.url}: the server answered 401: no token, or not this one\n"
     assert [request.headers["Authorization"] for request in server.requests] == ["Bearer hunter2"]
+
+
+async def test_an_output_that_cannot_be_written_is_1_and_a_line(server: ManualServer) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        async with tail("--url", server.url, stdout=full) as process:
+            await send(await server.connection(), update("a.example"))
+            assert await ended(process) == 1
+            assert process.stderr is not None
+            said = (await process.stderr.read()).decode().splitlines()
+    finally:
+        os.close(full)
+    assert said[1:] == ["certstream tail: the output cannot be written: No space left on device"]
+
+
+async def test_an_output_that_does_not_block_gets_everything(server: ManualServer) -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    reader = asyncio.StreamReader(limit=1 << 20)
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
+    )
+    messages = [update(f"{n}" * 50_000) for n in range(10)]
+    try:
+        async with tail("--url", server.url, stdout=write_end) as process:
+            os.close(write_end)
+            await asyncio.gather(send(await server.connection(), *messages), line_of(process.stderr))
+            assert [json.loads(await line_of(reader)) for _ in messages] == messages
+            assert process.returncode is None
+    finally:
+        pipe.close()
 
 
 async def test_only_what_matches_is_printed_and_heartbeats_are_told_on_request(server: ManualServer) -> None:

@@ -51,6 +51,11 @@ def test_a_name_that_does_not_fit_is_cut() -> None:
     assert shown.endswith("aaa…")
 
 
+def test_on_a_narrow_terminal_the_log_is_left_out() -> None:
+    assert re.fullmatch(rf"{CLOCK}  Log       a\.example", line(message_of("a.example"), 40))
+    assert re.fullmatch(rf"{CLOCK}  a\.example", line(message_of("a.example"), 39))
+
+
 def test_with_whole_all_names_are_there() -> None:
     names = [f"name{n}.example" for n in range(99)]
     assert line(message_of(*names), 60, whole=True)[20:] == ", ".join(names)
@@ -107,9 +112,10 @@ def test_json_is_the_message_as_it_came_on_one_line() -> None:
     message = message_of("ü.example")
     compact = json.dumps(message, ensure_ascii=False).encode()
     assert json_line(compact, message) == compact.decode() + "\n"
-    spread = json.dumps(message, indent=2).encode()
-    assert json_line(spread, message).count("\n") == 1
-    assert json.loads(json_line(spread, message)) == message
+    assert json_line(b'{"a":"\xe2\x80\xa8"}', {}) == '{"a":"\u2028"}\n'
+    for spread in (json.dumps(message, indent=2), json.dumps(message, indent=2).replace("\n", "\r")):
+        line = json_line(spread.encode(), message)
+        assert ("\n" in line[:-1], "\r" in line, json.loads(line)) == (False, False, message)
 
 
 @given(st.lists(st.text(max_size=60), max_size=20), st.text(max_size=60), st.integers(24, 200))
