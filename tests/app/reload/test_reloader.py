@@ -15,12 +15,21 @@ import yaml
 from structlog.testing import capture_logs
 
 from certstream.app.reload.reloader import Reloader
+from certstream.app.settings import access_settings
 from certstream.config import Config, load_config
 from certstream.errors import ConfigError
 from certstream.logging_setup import setup_logging
 from certstream.metrics import RELOAD_RESULTS, Metrics
 
 PATIENCE_S = 30.0
+
+
+def put(file: Path, text: str) -> None:
+    """At once, so that no look finds it half written."""
+    new = file.with_name("new")
+    new.write_text(text)
+    new.chmod(0o600)
+    new.replace(file)
 
 
 class Reloading:
@@ -44,6 +53,7 @@ class Reloading:
     def _prepare(self, config: Config) -> Config:
         if self.refuses is not None and config.ct_log.user_agent == self.refuses:
             raise ConfigError("ct_log.user_agent: is refused")
+        access_settings(config, {})  # which reads the file of tokens
         return config
 
     async def _apply(self, config: Config) -> bool:
@@ -60,7 +70,7 @@ class Reloading:
         self._turned.clear()
 
     async def write(self, **options: Any) -> None:
-        self.file.write_text(yaml.safe_dump(options))
+        put(self.file, yaml.safe_dump(options))
         await self.turn()
 
     def count(self) -> dict[str, float | None]:
@@ -158,7 +168,7 @@ async def test_a_file_with_mistakes_is_told_line_by_line_and_the_old_one_stays(t
 @pytest.mark.parametrize("content", ["", " \n", "a: [", "- 1\n"])
 async def test_a_file_cut_to_nothing_or_to_no_yaml_opens_no_door(tmp_path: Path, content: str) -> None:
     async with reloading(tmp_path, auth={"enabled": True, "tokens": ["a"]}) as own:
-        own.file.write_text(content)
+        put(own.file, content)
         await own.turn()
         assert own.applied == []
         assert own.effective.auth.enabled
@@ -217,15 +227,23 @@ async def test_a_mistake_of_this_program_is_shown_and_the_next_change_is_tried(t
         assert own.in_effect
 
 
-async def test_a_file_of_tokens_that_changes_or_is_mended_is_taken_up(tmp_path: Path) -> None:
+async def test_a_file_of_tokens_that_is_missing_or_broken_is_taken_up_when_it_is_mended(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     async with reloading(tmp_path) as own:
         await own.write(auth={"enabled": True, "tokens_file": str(tokens)})
-        for number in range(3):
-            before = own.reloader.warnings()
-            tokens.write_text(f"token{number}\n")
-            await own.turn()
-            assert before == own.reloader.warnings() == [], "the same options: only what is read of the file is new"
+        assert "auth.tokens_file" in own.reloader.warnings()[0]
+        assert not own.effective.auth.enabled
+        put(tokens, "one\n")
+        await own.turn()
+        assert own.reloader.warnings() == []
+        assert own.effective.auth.enabled
+        put(tokens, "not one token\n")
+        await own.turn()
+        assert "line 1" in own.reloader.warnings()[0]
+        assert own.effective.auth.enabled
+        put(tokens, "two\n")
+        await own.turn()
+        assert own.in_effect
 
 
 async def test_names_without_meaning_and_notes_are_told_as_at_the_start(tmp_path: Path) -> None:
@@ -262,8 +280,8 @@ async def test_another_path_says_when_the_file_is_read(tmp_path: Path) -> None:
     trigger.touch()
     on = {"hot_reload": {"watch_path": str(trigger)}}
     async with reloading(tmp_path, **on) as own:
-        own.file.write_text(yaml.safe_dump({**on, "ct_log": {"batch_size": 7}}))
-        trigger.write_text("now")
+        put(own.file, yaml.safe_dump({**on, "ct_log": {"batch_size": 7}}))
+        put(trigger, "now")
         await own.turn()
         assert own.effective.ct_log.batch_size == 7
 

@@ -148,7 +148,7 @@ async def test_what_loading_raises_is_raised_where_it_is_waited_for_and_ends_not
     async with Watcher(lambda: [file], load, interval_s=QUICK_S) as watcher, asyncio.timeout(PATIENCE_S):
         with pytest.raises(ConfigError):
             await watcher.next()
-        file.write_text("good")
+        rename_over(file, "good")
         assert await watcher.next() == "good"
 
 
