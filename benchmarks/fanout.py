@@ -6,6 +6,7 @@ clients and probes share the machine: on few cores the clients' work limits what
 
 `whole` is how many clients got every byte; `cores` and `ns/msg` are the server's CPU time per second of
 publishing and per message delivered; latency runs from the making of a message to its arrival at a probe.
+`held` is the longest that the server's event loop was not free for a timer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ PROBES = 3
 TICK_S = 0.002
 SETTLE_S = 0.5
 ENTRIES = Path(__file__).parents[1] / "tests/data/ct_entries.json"
-Size: TypeAlias = Literal["small", "real"]
+Size: TypeAlias = Literal["small", "real", "full"]
 CLIENTS = Path(__file__).with_name("fanout_clients.py")
 
 
@@ -51,17 +52,18 @@ class ServerReport:
     idle_rss_mb: float  # before the first client
     rss_mb: float  # at the end of publishing
     dropped: int
+    held_s: float  # the longest that the event loop was not free for a timer, while publishing
 
 
 def templates(size: Size) -> list[tuple[bytes, bytes, bytes]]:
-    """Lite messages of real certificates, cut where index and time go.
+    """Messages of real certificates, cut where index and time go.
 
-    `real` is everything, 1.6 KB on average. `small` leaves the extensions and one fingerprint out: 1 KB,
-    about the size that such servers are usually measured with.
+    `real` is everything of the lite stream, 1.6 KB on average. `small` leaves the extensions and one fingerprint out:
+    1 KB, about the size that such servers are usually measured with. `full` is the full stream's.
     """
     made = []
     for entry in json.loads(ENTRIES.read_text()):
-        message = json.loads(entry["expected_lite"])
+        message = json.loads(entry["expected_full" if size == "full" else "expected_lite"])
         leaf = message["data"]["leaf_cert"]
         for key in ("extensions", "fingerprint") if size == "small" else ():
             del leaf[key]
@@ -78,20 +80,22 @@ def message_source(size: Size) -> Iterator[bytes]:
         yield b"%b%d%b%.6f%b" % (before, index, between, time.monotonic(), after)
 
 
-async def publish(hub: Hub, size: Size, rate: float, seconds: float) -> tuple[int, int]:
-    """Publish at `rate`; returns the number of messages and their bytes in frames."""
+async def publish(hub: Hub, size: Size, rate: float, seconds: float, burst: int) -> tuple[int, int, float]:
+    """Publish at `rate`, in pieces of `burst`; returns messages, their bytes in frames, the longest hold (s)."""
     source, loop = message_source(size), asyncio.get_running_loop()
-    started, count, framed = loop.time(), 0, 0
+    started, count, framed, held_s = loop.time(), 0, 0, 0.0
     while (now := loop.time() - started) < seconds:
-        messages = [next(source) for _ in range(int(now * rate) - count)]
+        messages = [next(source) for _ in range(int(now * rate) // burst * burst - count)]
         hub.publish("lite", messages)
         count += len(messages)
         framed += sum(len(message) + 4 for message in messages)  # all between 126 and 65,535 bytes
+        asked = loop.time()
         await asyncio.sleep(TICK_S)
-    return count, framed
+        held_s = max(held_s, loop.time() - asked - TICK_S)
+    return count, framed, held_s
 
 
-async def serve(clients: int, size: Size, rate: float, seconds: float) -> None:
+async def serve(clients: int, size: Size, rate: float, seconds: float, burst: int) -> None:
     """Be the server: print the port, wait for the clients, publish, print the report."""
     metrics = Metrics()
     hub = Hub(metrics)
@@ -105,13 +109,14 @@ async def serve(clients: int, size: Size, rate: float, seconds: float) -> None:
             await asyncio.sleep(0.05)
         await asyncio.sleep(SETTLE_S)
         cpu, started = time.process_time(), time.monotonic()
-        published, framed = await publish(hub, size, rate, seconds)
+        published, framed, held_s = await publish(hub, size, rate, seconds, burst)
         publish_s, rss = time.monotonic() - started, rss_mb()
         hub.flush()
         while hub.backlog_bytes():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         cpu_s = time.process_time() - cpu
-        report = ServerReport(published, framed, publish_s, cpu_s, idle_rss_mb, rss, clients - hub.clients())
+        dropped = clients - hub.clients()
+        report = ServerReport(published, framed, publish_s, cpu_s, idle_rss_mb, rss, dropped, held_s)
         print(json.dumps(asdict(report)), flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
@@ -122,7 +127,7 @@ def rss_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measure(clients: int, size: Size, rate: float, seconds: float) -> str:
+def measure(clients: int, size: Size, rate: float, seconds: float, burst: int) -> str:
     """Run one case; returns its line of the table."""
     server = spawn(
         [
@@ -137,6 +142,8 @@ def measure(clients: int, size: Size, rate: float, seconds: float) -> str:
             str(rate),
             "--seconds",
             str(seconds),
+            "--burst",
+            str(burst),
         ]
     )
     assert server.stdout is not None
@@ -167,12 +174,13 @@ def line(
     return (
         f"{clients:>7} {rate:>9,.0f} {delivered / took_s:>12,.0f} {whole:>6} {report.dropped:>7}"
         f" {report.cpu_s / report.publish_s:>6.2f} {report.cpu_s / delivered * 1e9:>7.0f}"
-        f" {p50:>7.1f} {p99:>7.1f} {report.idle_rss_mb:>8.0f} {report.rss_mb:>7.0f}"
+        f" {p50:>7.1f} {p99:>7.1f} {report.held_s * 1e3:>7.1f}"
+        f" {report.idle_rss_mb:>7.0f} {report.rss_mb:>7.0f}"
     )
 
 
 HEADER = (
-    "clients entries/s   messages/s  whole dropped  cores  ns/msg  p50 ms  p99 ms idle MB  RSS MB\n"
+    "clients entries/s   messages/s  whole dropped  cores  ns/msg  p50 ms  p99 ms held ms idle MB  RSS MB\n"
     "        (offered)  (delivered)               (server)"
 )
 
@@ -183,17 +191,18 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--rates", type=float, nargs="+", default=[100, 600, 1600, 4000], help="entries/s")
     parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument("--size", choices=get_args(Size), default="small", help="of a message: 1.0 or 1.6 KB")
+    parser.add_argument("--size", choices=get_args(Size), default="small", help="of a message: 1.0, 1.6 or 6 KB")
+    parser.add_argument("--burst", type=int, default=1, help="messages that come at once")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     if args.serve:
-        uvloop.run(serve(args.serve, args.size, args.rates[0], args.seconds))
+        uvloop.run(serve(args.serve, args.size, args.rates[0], args.seconds, args.burst))
         return
     print(HEADER, flush=True)
     for clients in args.clients:
         for rate in args.rates:
-            print(measure(clients, args.size, rate, args.seconds), flush=True)
+            print(measure(clients, args.size, rate, args.seconds, args.burst), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import Gauge
 
 from certstream.metrics import DropReason, StreamMetrics
 from certstream.stream.framing import Framing
 
+CHUNK_BYTES: Final = 128 << 10  # of one write; a message that is larger is one alone
+_WRITE_COST: Final = 8 << 10  # bytes that are copied in the time that a write takes beside copying
+_LOOK_COST: Final = 512  # the same for a look at a client whose transport is full
+
 
 @dataclass(slots=True)
 class Chunk:
-    """What one flush sends: whole frames."""
+    """What one write sends: whole frames."""
 
     data: bytes
     messages: int
@@ -43,6 +49,10 @@ class Feed:
     is what the slowest is behind: at most `limit_bytes` and one flush. At the bound the client is
     dropped, judged before the flush that comes on top: whoever has read everything is never dropped
     for the size of one flush.
+
+    Writing is the costly part: the kernel copies each byte for each client. So a flush is begun, and then
+    sent in steps of bounded cost, a chunk to all clients before the next one; between two steps the loop turns.
+    Costs are counted in bytes.
     """
 
     def __init__(
@@ -58,6 +68,11 @@ class Feed:
         self._ring: list[Chunk] = []  # every chunk that a client behind still needs
         self._ring_seq = 0  # of the first chunk in the ring
         self._offset = 0  # bytes sent through this feed
+        self._unsent: deque[Iterator[tuple[bytes, int]]] = deque()  # chunks with their number of messages
+        self._sending: Chunk | None = None  # the last of the ring, while clients are due that do not have it yet
+        self._due: list[Subscription] = []
+        self._due_changed = False  # some of them may have been detached
+        self._round: list[Subscription] = []  # clients behind that this round has not looked at yet
 
     def __len__(self) -> int:
         return len(self._current) + len(self._behind)
@@ -68,9 +83,19 @@ class Feed:
         return bool(self._behind)
 
     @property
+    def busy(self) -> bool:
+        """Whether something was begun that not all clients were sent."""
+        return bool(self._unsent or self._sending)
+
+    @property
+    def in_round(self) -> bool:
+        """Whether a round of topping up has not come to its end."""
+        return bool(self._round)
+
+    @property
     def held_bytes(self) -> int:
-        """Bytes in the ring."""
-        return self._offset - self._ring[0].start if self._ring else 0
+        """Bytes in the ring that clients behind need."""
+        return self._offset - self._ring[0].start if self._ring and self._ring[0].waiting else 0
 
     def backlog_bytes(self) -> int:
         """Bytes that wait for each client, summed; they share the memory, see `held_bytes`."""
@@ -88,6 +113,7 @@ class Feed:
         """Forget a client and what is held for it; nothing happens if that was done before."""
         if subscription in self._current:
             self._current.remove(subscription)
+            self._due_changed = True
         elif subscription in self._behind:
             self._behind.remove(subscription)
             self._next(subscription).waiting -= 1
@@ -114,29 +140,90 @@ class Feed:
         for subscription in [s for s in self._behind if self._next(s).start < oldest]:
             self.drop(subscription, reason)
 
-    def send(self, data: bytes, messages: int) -> None:
-        """Send whole frames to all clients; never waits, drops who is over the bound."""
-        for subscription in [s for s in self._behind if self._backlog(s) > self._limit_bytes]:
-            self.drop(subscription, "backlog")
-        self._ring.append(Chunk(data, messages, self._offset))
-        self._offset += len(data)
-        self._send_to_current(data, messages)
-        self.top_up()
+    def begin(self, messages: Sequence[bytes]) -> None:
+        """Take messages to send to all clients; drops who is over the bound."""
+        if not self.busy:
+            for subscription in [s for s in self._behind if self._backlog(s) > self._limit_bytes]:
+                self.drop(subscription, "backlog")
+        self._unsent.append(self._chunks(messages))
 
-    def top_up(self) -> None:
-        """Give the clients behind what their transports take now."""
-        for subscription in list(self._behind):
+    def begin_control(self, frames: bytes) -> None:
+        """Take frames that are no messages to send to all clients, after what was begun before."""
+        self._unsent.append(iter([(frames, 0)]))
+
+    def step(self, budget: int) -> int:
+        """Go on with what was begun until it is sent or the budget spent; returns what is left of it."""
+        while budget > 0 and (self._sending is not None or self._take_chunk()):
+            budget = self._send_to_due(budget)
+        return budget
+
+    def top_up(self, budget: int) -> tuple[int, bool]:
+        """Look at the clients behind, each once in a round, and give them what their transports take now.
+
+        Returns what is left of the budget, and whether a transport would take still more.
+        """
+        if not self._round:
+            self._round = list(self._behind)
+        more = False
+        while self._round and budget > 0:
+            subscription = self._round.pop()
+            if subscription not in self._behind:
+                continue
             if subscription.transport.is_closing():
                 self.detach(subscription)
-            else:
-                self._catch_up(subscription)
+                continue
+            budget -= _LOOK_COST
+            if subscription.transport.get_write_buffer_size() <= self._high_water_bytes:
+                budget -= _WRITE_COST + self._catch_up(subscription)
+                more = more or subscription.transport.get_write_buffer_size() <= self._high_water_bytes
         self._trim()
+        return budget, more
 
-    def _send_to_current(self, data: bytes, messages: int) -> None:
+    def _chunks(self, messages: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
+        """Yield messages framed and joined, about `CHUNK_BYTES` at a time, and their number."""
+        first = size = 0
+        for index, message in enumerate(messages):
+            if size and size + len(message) > CHUNK_BYTES:
+                yield self.framing.frame(messages[first:index]), index - first
+                first, size = index, 0
+            size += len(message)
+        yield self.framing.frame(messages[first:]), len(messages) - first
+
+    def _take_chunk(self) -> bool:
+        """Make the next chunk the one that is being sent; whether there was one."""
+        while self._unsent:
+            taken = next(self._unsent[0], None)
+            if taken is None:
+                self._unsent.popleft()
+                continue
+            self._sending = Chunk(*taken, self._offset)
+            self._ring.append(self._sending)
+            self._offset += len(self._sending.data)
+            self._due, self._due_changed = list(self._current), False
+            return True
+        return False
+
+    def _send_to_due(self, budget: int) -> int:
+        """Send the chunk to as many of those who do not have it as the budget allows."""
+        chunk = self._sending
+        assert chunk is not None
+        if self._due_changed:
+            self._due, self._due_changed = [s for s in self._due if s in self._current], False
+        cost = _WRITE_COST + len(chunk.data)
+        count = max(1, budget // cost)
+        self._write_to(self._due[-count:], chunk)
+        budget -= cost * min(count, len(self._due))
+        del self._due[-count:]
+        if not self._due:
+            self._sending = None
+            self._trim()
+        return budget
+
+    def _write_to(self, subscriptions: list[Subscription], chunk: Chunk) -> None:
         slow: list[Subscription] = []
         sent = 0
-        high_water_bytes = self._high_water_bytes
-        for subscription in self._current:
+        high_water_bytes, data = self._high_water_bytes, chunk.data
+        for subscription in subscriptions:
             transport = subscription.transport
             if transport.is_closing():  # its connection detaches it
                 continue
@@ -147,25 +234,27 @@ class Feed:
                 sent += 1
         for subscription in slow:
             subscription.seq = self._ring_seq + len(self._ring) - 1
-        self._ring[-1].waiting += len(slow)
+        chunk.waiting += len(slow)
         self._current.difference_update(slow)
         self._behind.update(slow)
-        self._count(sent * messages, sent * len(data))
+        self._count(sent * chunk.messages, sent * len(data))
 
-    def _catch_up(self, subscription: Subscription) -> None:
-        transport, index = subscription.transport, subscription.seq - self._ring_seq
+    def _catch_up(self, subscription: Subscription) -> int:
+        """Give a client behind its next chunks; returns their bytes."""
+        index = subscription.seq - self._ring_seq
         self._ring[index].waiting -= 1
-        while index < len(self._ring) and transport.get_write_buffer_size() <= self._high_water_bytes:
-            chunks = self._next_chunks(index)
-            transport.writelines([chunk.data for chunk in chunks])
-            index += len(chunks)
-            self._count(sum(chunk.messages for chunk in chunks), sum(len(chunk.data) for chunk in chunks))
+        chunks = self._next_chunks(index)
+        subscription.transport.writelines([chunk.data for chunk in chunks])
+        index += len(chunks)
+        size = sum(len(chunk.data) for chunk in chunks)
+        self._count(sum(chunk.messages for chunk in chunks), size)
         if index < len(self._ring):
             self._ring[index].waiting += 1
             subscription.seq = self._ring_seq + index
         else:
             self._behind.remove(subscription)
             self._current.add(subscription)
+        return size
 
     def _next_chunks(self, first: int) -> list[Chunk]:
         """Return what a client takes at once, from that index of the ring on: about `high_water_bytes` at most."""
@@ -183,7 +272,8 @@ class Feed:
 
     def _trim(self) -> None:
         """Free the chunks that no client behind needs; costs no more than what it frees, however many are behind."""
-        first = next((index for index, chunk in enumerate(self._ring) if chunk.waiting), len(self._ring))
+        end = len(self._ring) - (self._sending is not None)
+        first = next((index for index in range(end) if self._ring[index].waiting), end)
         del self._ring[:first]
         self._ring_seq += first
 

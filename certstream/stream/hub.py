@@ -20,16 +20,21 @@ EXAMPLE_AGE_S: Final = 1.0
 
 _MAX_PAUSE_S: Final = 0.01
 _TOP_UP_S: Final = 0.01
-_HIGH_WATER_BYTES: Final = 1 << 20
+_HIGH_WATER_BYTES: Final = 256 << 10
+_STEP_BYTES: Final = 8 << 20  # copied for clients before the loop turns: a few milliseconds
+_PENDING_BYTES: Final = 32 << 20
 _PAUSE_PER_FLUSH: Final = 4  # after a flush of 2 ms messages gather for 8 ms
 
 
 class Hub:
     """Takes encoded messages from publishers and sends each, framed once, to all clients of its kind.
 
-    Messages of one turn of the event loop go out together, one write per client. A flush that takes
-    long, because clients are many, is followed by a pause in proportion, at most 10 ms: few clients
-    get every message at once, many share the cost of a write among more messages. Of the 20 ms that a
+    Messages of one turn of the event loop go out together, one write per client. A flush is sent in steps
+    of about 8 MiB over all clients, between which the loop turns; what is published meanwhile gathers.
+    Past 32 MiB of that the rest of the flush is sent at once: it slows publishers then, and nothing is lost.
+
+    A flush that takes long, because clients are many, is followed by a pause in proportion, at most 10 ms: few
+    clients get every message at once, many share the cost of a write among more messages. Of the 20 ms that a
     message may wait for its last client the pause is one half; the other is for the timer, which counts
     whole milliseconds, and for the flush itself.
 
@@ -58,6 +63,9 @@ class Hub:
         self._feeds: dict[StreamKind, dict[str, Feed]] = {kind: {} for kind in KINDS}
         self._pending: dict[StreamKind, list[bytes]] = {kind: [] for kind in KINDS}
         self._examples: dict[StreamKind, tuple[bytes, float]] = {}
+        self._pending_bytes = 0
+        self._started = 0.0  # when the flush began, by the clock
+        self._step_handle: asyncio.Handle | None = None
         self._not_before = 0.0  # when the next flush may start, by the clock
         self._flush_handle: asyncio.Handle | None = None
         self._top_up_handle: asyncio.Handle | None = None
@@ -75,6 +83,9 @@ class Hub:
         self.set_example(kind, messages[-1])
         if self.wants(kind):
             self._pending[kind].extend(messages)
+            self._pending_bytes += sum(map(len, messages))
+            if self._pending_bytes > _PENDING_BYTES and self._busy:
+                self._send_all()
             self._schedule_flush()
 
     def wants_example(self, kind: StreamKind) -> bool:
@@ -97,11 +108,11 @@ class Hub:
 
     def heartbeat(self, message: bytes) -> None:
         """Send a message to all clients of all kinds, with what keeps their transport alive."""
-        self.flush()
+        self._begin()
         for feed in self._all_feeds():
             if len(feed):
-                feed.send(feed.framing.frame([message]) + feed.framing.keepalive, 0)
-        self._after_sending()
+                feed.begin_control(feed.framing.frame([message]) + feed.framing.keepalive)
+        self._go_on()
 
     def attach(
         self,
@@ -142,56 +153,101 @@ class Hub:
         return sum(feed.held_bytes for feed in self._all_feeds())
 
     def flush(self) -> None:
-        """Send what was published since the last flush, now."""
-        if self._flush_handle is not None:
-            self._flush_handle.cancel()
-            self._flush_handle = None
-        started = self._clock()
-        for kind, messages in self._pending.items():
-            if messages:
-                self._pending[kind] = []
-                self._send(kind, messages)
-        self._after_sending()
-        ended = self._clock()
-        self._not_before = ended + min(_MAX_PAUSE_S, _PAUSE_PER_FLUSH * (ended - started))
+        """Send what was published since the last flush, beginning now."""
+        self._begin()
+        self._go_on()
 
     def close(self) -> None:
         """Send what was published, then drop every client, and each that attaches later."""
         self._closed = True
-        self.flush()
+        self._begin()
+        self._send_all()
         for feed in self._all_feeds():
             feed.drop_all("shutdown")
         if self._top_up_handle is not None:
             self._top_up_handle.cancel()
             self._top_up_handle = None
 
-    def _send(self, kind: StreamKind, messages: Sequence[bytes]) -> None:
-        for feed in self._feeds[kind].values():
-            if len(feed):
-                feed.send(feed.framing.frame(messages), len(messages))
+    @property
+    def _busy(self) -> bool:
+        return any(feed.busy for feed in self._all_feeds())
+
+    def _begin(self) -> None:
+        """Give the feeds what was published."""
+        _cancel(self._flush_handle)
+        self._flush_handle = None
+        self._started = self._clock() if not self._busy else self._started
+        for kind, messages in self._pending.items():
+            if messages:
+                self._pending[kind] = []
+                for feed in self._feeds[kind].values():
+                    if len(feed):
+                        feed.begin(messages)
+        self._pending_bytes = 0
+
+    def _go_on(self) -> None:
+        """Send one step of what was begun; the next one after a turn of the loop."""
+        _cancel(self._step_handle)
+        self._step_handle = None
+        budget = _STEP_BYTES
+        for feed in self._all_feeds():
+            budget = feed.step(budget) if feed.busy else budget
+            if budget <= 0:
+                break
+        self._give_to_those_behind(budget)
+        self._after_sending()
+        if self._busy:
+            self._step_handle = asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._sent()
+
+    def _send_all(self) -> None:
+        """Send what was begun without letting the loop turn."""
+        _cancel(self._step_handle)
+        self._step_handle = None
+        for feed in self._all_feeds():
+            while feed.busy:
+                feed.step(_STEP_BYTES)
+                self._after_sending()
+        self._sent()
+
+    def _sent(self) -> None:
+        ended = self._clock()
+        self._not_before = ended + min(_MAX_PAUSE_S, _PAUSE_PER_FLUSH * (ended - self._started))
+        if any(self._pending.values()):
+            self._schedule_flush()
 
     def _after_sending(self) -> None:
         while (excess := self.held_bytes() - self._total_backlog_bytes) > 0:
             fullest = max(self._all_feeds(), key=lambda feed: feed.held_bytes)
             fullest.drop_furthest(fullest.held_bytes - excess, "total_backlog")
-        self._schedule_top_up()
+        self._schedule_top_up(_TOP_UP_S)
 
     def _schedule_flush(self) -> None:
-        if self._flush_handle is not None:
+        if self._flush_handle is not None or self._busy:
             return
         loop = asyncio.get_running_loop()
         pause_s = self._not_before - self._clock()
         self._flush_handle = loop.call_later(pause_s, self.flush) if pause_s > 0 else loop.call_soon(self.flush)
 
-    def _schedule_top_up(self) -> None:
+    def _schedule_top_up(self, delay_s: float) -> None:
         if self._top_up_handle is None and any(feed.any_behind for feed in self._all_feeds()):
-            self._top_up_handle = asyncio.get_running_loop().call_later(_TOP_UP_S, self._top_up)
+            self._top_up_handle = asyncio.get_running_loop().call_later(delay_s, self._top_up)
 
     def _top_up(self) -> None:
+        """Give clients behind what they take now; soon again where a step was too short for all, or they took all."""
         self._top_up_handle = None
+        more = self._give_to_those_behind(_STEP_BYTES)
+        self._schedule_top_up(0 if more else _TOP_UP_S)
+
+    def _give_to_those_behind(self, budget: int) -> bool:
+        """Top up as many as the budget allows; whether some take more, or could not be looked at."""
+        again = False
         for feed in self._all_feeds():
-            feed.top_up()
-        self._schedule_top_up()
+            if feed.any_behind:
+                budget, more = feed.top_up(budget)
+                again = again or more or feed.in_round
+        return again
 
     def _feed(self, kind: StreamKind, framing: Framing) -> Feed:
         feeds = self._feeds[kind]
@@ -203,3 +259,8 @@ class Hub:
 
     def _all_feeds(self) -> list[Feed]:
         return [feed for feeds in self._feeds.values() for feed in feeds.values()]
+
+
+def _cancel(handle: asyncio.Handle | None) -> None:
+    if handle is not None:
+        handle.cancel()
