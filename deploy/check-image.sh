@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly SUITE=bookworm
 readonly PACKAGES=(buildah debootstrap util-linux ca-certificates docker-compose)
 readonly LAYERS_LIMIT_MB=172 # so that with python:3.13-slim-bookworm, 48 MB, the whole image stays below 220 MB
-readonly CACHE="${CHECK_IMAGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/certstream-check-image}"
+readonly CACHE="${CHECK_IMAGE_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/certstream-check-image}"
 readonly IMAGE=localhost/certstream-server
 export TMPDIR="$CACHE/tmp" # buildah's cache mounts lie there, and large files on the way into an image
 
