@@ -67,6 +67,7 @@ class Fields:
     subject: Spans  # whole Name
     not_before: Int64Array  # Unix s, NO_TIME where there is none
     not_after: Int64Array
+    extensions: Spans  # content of the SEQUENCE OF Extension; only of rows that the walk took
     extension_start: Int64Array  # (SLOTS, n): content of the OCTET STRING
     extension_stop: Int64Array
     name_row: Int64Array  # subject alternative names of all rows, in the order of rows and certificates
@@ -122,9 +123,8 @@ def _long_lengths(word: Int64Array, start: Int64Array) -> tuple[Int64Array, Int6
 def walk(octets: Octets, cert: Spans) -> Fields:
     """The fields of all certificates at once, of those rows that the walk can take."""
     fields = _empty_fields(len(cert.start))
-    walked, extensions = _walk_certificate(octets, cert, fields)
-    fields.walked = walked
-    _walk_extensions(octets, extensions, fields)
+    fields.walked = _walk_certificate(octets, cert, fields)
+    _walk_extensions(octets, fields)
     _walk_names(octets, fields)
     fields.readable = fields.walked.copy()
     return fields
@@ -142,6 +142,7 @@ def _empty_fields(n: int) -> Fields:
         subject=Spans(none, none),
         not_before=np.full(n, NO_TIME, np.int64),
         not_after=np.full(n, NO_TIME, np.int64),
+        extensions=Spans(none, none),
         extension_start=np.full((SLOTS, n), -1, np.int64),
         extension_stop=np.full((SLOTS, n), -1, np.int64),
         name_row=empty,
@@ -150,8 +151,8 @@ def _empty_fields(n: int) -> Fields:
     )
 
 
-def _walk_certificate(octets: Octets, cert: Spans, fields: Fields) -> tuple[BoolArray, Spans]:
-    """Everything but the extensions: which rows fit, and where their extensions lie."""
+def _walk_certificate(octets: Octets, cert: Spans, fields: Fields) -> BoolArray:
+    """Everything but what is in the extensions: which rows fit."""
     element = octets.element
     tag, outer, outer_stop, good = element(cert.start, cert.stop)
     good &= (tag == SEQUENCE) & (outer_stop == cert.stop)
@@ -178,7 +179,8 @@ def _walk_certificate(octets: Octets, cert: Spans, fields: Fields) -> tuple[Bool
     good &= ok & (tag == EXTENSIONS) & (stop == tbs_stop)
     tag, start, stop, ok = element(start, stop)
     good &= ok & (tag == SEQUENCE) & (stop == tbs_stop) & _walk_signature(octets, tbs_stop, outer_stop, fields)
-    return good, Spans(start, stop)
+    fields.extensions = Spans(start, stop)
+    return good
 
 
 def _walk_validity(octets: Octets, start: Int64Array, stop: Int64Array, fields: Fields) -> BoolArray:
@@ -201,10 +203,10 @@ def _walk_signature(octets: Octets, pos: Int64Array, limit: Int64Array, fields: 
     return good
 
 
-def _walk_extensions(octets: Octets, extensions: Spans, fields: Fields) -> None:
+def _walk_extensions(octets: Octets, fields: Fields) -> None:
     """Where the k-th extension of every row lies, for k = 0, 1, …; then what all of them are, at once."""
     rows = np.flatnonzero(fields.walked)
-    pos, limit = extensions.start[rows], extensions.stop[rows]
+    pos, limit = fields.extensions.start[rows], fields.extensions.stop[rows]
     found: list[tuple[Int64Array, Int64Array, Int64Array]] = []
     for _ in range(_MOST_EXTENSIONS):
         live = pos < limit

@@ -1,0 +1,144 @@
+"""A precertificate is compared with what its log's hash covers."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import numpy as np
+import pybase64
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from certstream.certs.columns import Certificates
+from certstream.certs.precert import altered_precertificates, expected_tbs
+from certstream.ct.rfc6962 import frame_entries, split_chain
+from certstream.ct.static_ct import parse_data_tile
+from certstream.ct.types import PRECERT_ENTRY, EntryBatch, LogInfo
+from certstream.simulator.log import SimulatedLog
+
+CLASSIC = LogInfo("log", "https://log.example/", "rfc6962", "log")
+TILED = LogInfo("log", "https://log.example/", "static", "log")
+
+
+def altered(batch: EntryBatch) -> list[int]:
+    chains = batch.chain.slices(batch.data)
+
+    def issuer(row: int) -> bytes | None:
+        chain = split_chain(chains[row])
+        return chain[0] if chain else None
+
+    return altered_precertificates(batch, Certificates(batch.cert.slices(batch.data)), issuer)
+
+
+def classic(parts: list[tuple[bytes, bytes]]) -> EntryBatch:
+    return frame_entries(CLASSIC, 0, [each for part in parts for each in part])
+
+
+@pytest.fixture(scope="module")
+def log() -> SimulatedLog:
+    return SimulatedLog("log", seed=3, initial=2_000)
+
+
+@pytest.fixture(scope="module")
+def entries(log: SimulatedLog) -> EntryBatch:
+    return classic([(log.entry(i).leaf_input, log.entry(i).extra_data) for i in range(2_000)])
+
+
+@pytest.fixture(scope="module")
+def precertificates(log: SimulatedLog) -> list[int]:
+    return [row for row in range(400) if log.entry(row).entry_type == PRECERT_ENTRY]
+
+
+def test_real_precertificates_are_those_of_their_leaves(real_tile: EntryBatch, corpus: list[dict[str, Any]]) -> None:
+    assert (real_tile.entry_type == PRECERT_ENTRY).all()
+    certs = Certificates(real_tile.cert.slices(real_tile.data))
+    assert altered_precertificates(real_tile, certs, lambda row: None) == []
+    parts = [pybase64.b64decode(entry[key]) for entry in corpus for key in ("leaf_input", "extra_data")]
+    batch = frame_entries(CLASSIC, 0, parts)
+    assert (batch.entry_type == PRECERT_ENTRY).any()
+    assert altered(batch) == []
+
+
+def test_precertificates_of_every_shape_are_those_of_their_leaves(entries: EntryBatch) -> None:
+    assert np.count_nonzero(entries.entry_type == PRECERT_ENTRY) > 500
+    assert altered(entries) == []
+
+
+def is_signed(log: SimulatedLog, row: int) -> bool:
+    """Whether a Precertificate Signing Certificate signed it."""
+    chain = log.entry(row).chain
+    return bool(chain) and bytes.fromhex("060a2b06010401d679020404") in chain[0]
+
+
+def test_a_precertificate_signing_certificate_gives_its_issuer(log: SimulatedLog, entries: EntryBatch) -> None:
+    rows = np.flatnonzero(entries.entry_type == PRECERT_ENTRY).tolist()
+    signed = [row for row in rows if is_signed(log, row)]
+    assert signed
+    certs = Certificates(entries.cert.slices(entries.data))
+    assert altered_precertificates(entries, certs, lambda row: None) == signed
+
+
+def test_an_exchanged_precertificate_is_found_and_no_other_is(log: SimulatedLog) -> None:
+    rows = [row for row in range(200) if log.entry(row).entry_type == PRECERT_ENTRY]
+    parts = [(log.entry(row).leaf_input, log.entry(row).extra_data) for row in range(200)]
+    victim, other = rows[3], rows[7]
+    parts[victim] = parts[victim][0], parts[other][1]
+    assert altered(classic(parts)) == [victim]
+
+
+def changed(extra_data: bytes, at: int) -> bytes:
+    return extra_data[:at] + bytes([extra_data[at] ^ 1]) + extra_data[at + 1 :]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_a_changed_byte_of_what_was_signed_is_found(log: SimulatedLog, precertificates: list[int], seed: int) -> None:
+    random = Random(seed)
+    row = random.choice(precertificates)
+    entry = log.entry(row)
+    tbs = len(expected_tbs(entry.der, None) or b"")
+    at = 3 + 8 + random.randrange(tbs - 8)  # inside of the TBSCertificate, behind the headers around it
+    found = altered(classic([(entry.leaf_input, changed(entry.extra_data, at))]))
+    poison = entry.der.find(bytes.fromhex("3013060a2b06010401d679020403")) + 3
+    in_poison = poison + 14 <= at < poison + 21  # critical, and the value: what is removed is removed
+    assert found == [0] or in_poison or is_signed(log, row)  # the signer's name and key identifier are replaced
+
+
+@settings(max_examples=200, deadline=None)
+@given(der=st.binary(max_size=200), issuer=st.none() | st.binary(max_size=100))
+def test_what_is_no_certificate_is_not_read(der: bytes, issuer: bytes | None) -> None:
+    assert expected_tbs(der, issuer) is None
+
+
+def test_a_precertificate_without_poison_or_with_two_is_altered(log: SimulatedLog) -> None:
+    poison = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
+    other = poison.replace(bytes.fromhex("d679020403"), bytes.fromhex("d679020409"))
+    row = next(row for row in range(400) if log.entry(row).entry_type == PRECERT_ENTRY and log.entry(row).chain)
+    der = log.entry(row).der
+    assert expected_tbs(der, None) is not None
+    assert expected_tbs(der.replace(poison, other), None) is None
+    at = der.find(bytes.fromhex("301d0603551d0e"))  # the subject key identifier, 31 bytes: a poison fits over it
+    twice = der[:at] + poison + bytes.fromhex("3008060355040304010a") + der[at + 31 :]
+    assert len(twice) == len(der)
+    assert expected_tbs(twice, None) is None
+
+
+def test_static_entries_are_compared_as_well(log: SimulatedLog) -> None:
+    body = b"".join(log.entry(row).tile_leaf for row in range(256))
+    batch = parse_data_tile(TILED, 0, body).batch
+    chains = [log.entry(row).chain for row in range(256)]
+    certs = Certificates(batch.cert.slices(batch.data))
+    assert np.count_nonzero(batch.entry_type == PRECERT_ENTRY) > 50
+    assert altered_precertificates(batch, certs, lambda row: chains[row][0] if chains[row] else None) == []
+
+
+def test_only_what_is_unusual_is_read_one_by_one(entries: EntryBatch) -> None:
+    asked: list[int] = []
+
+    def issuer(row: int) -> None:
+        asked.append(row)
+
+    altered_precertificates(entries, Certificates(entries.cert.slices(entries.data)), issuer)
+    assert len(asked) < 0.1 * len(entries)
