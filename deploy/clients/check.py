@@ -58,7 +58,11 @@ class Server:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Server:
-        self.start()
+        try:
+            self.start()
+        except CheckError:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,11 +85,22 @@ class Server:
         self.port = next(int(m[1]) for m in re.finditer(r'"port": ?(\d+)', log.read_text()))
 
     def stop(self) -> None:
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             self._process.terminate()
-            if self._process.wait(PATIENCE_S) != 0:
-                raise CheckError("the server did not end well")
-            self._process = None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(PATIENCE_S)
+        code = self.kill()
+        if code:
+            raise CheckError(f"the server ended with {code}")
+
+    def kill(self) -> int | None:
+        """End it in any case; its exit code, None where there was no process."""
+        if self._process is None:
+            return None
+        self._process.kill()
+        code = self._process.wait()
+        self._process = None
+        return code
 
 
 class Client:
@@ -103,9 +118,8 @@ class Client:
 
     def messages(self) -> list[Any]:
         """All that came up to now, each checked. Raises CheckError."""
-        lines = self._out.read_text().splitlines(keepends=True)
-        texts = [line.removeprefix("data: ") for line in lines if line.endswith("\n") and line.strip()]
-        return [json.loads(text) for text in texts]
+        whole, _, _ = self._out.read_text().rpartition("\n")  # of the last line there may be only a part yet
+        return [json.loads(line.removeprefix("data: ")) for line in whole.split("\n") if line]
 
     def counts(self) -> tuple[int, int]:
         """Certificates and heartbeats up to now. Raises CheckError where one is not what it should be."""
