@@ -120,6 +120,8 @@ class CertStreamClient:
         self._asked_s = None
         with Bridge(lambda: stream(options), _size) as bridge:
             self._bridge = bridge
+            if not self.keep_running:  # closed before there was anything to close
+                return False
             try:
                 for batch in bridge:
                     for event in batch:
