@@ -202,6 +202,8 @@ async def _read_body(response: aiohttp.ClientResponse, cap_bytes: int) -> bytes:
     if (response.content_length or 0) > cap_bytes:
         raise FetchError(f"body of {response.content_length} bytes, {cap_bytes} allowed", status="too_large")
     body = BodyBuffer(response.headers.get("Content-Encoding", ""), cap_bytes)
+    if response.content is aiohttp.EMPTY_PAYLOAD:  # of a 204, say: one object for all, whose iter_chunks ends only once
+        return body.finish()
     async for chunk, _ in response.content.iter_chunks():  # as received: iter_any would join, and finish again
         body.feed(chunk)
     return body.finish()

@@ -125,6 +125,15 @@ async def test_a_status_names_itself_and_what_came_with_it() -> None:
         assert (await failure(answering(status=status))).status == str(status)
 
 
+@pytest.mark.parametrize("status", [204, 304])
+async def test_answers_that_have_no_body_may_come_again_and_again(status: int) -> None:
+    async with served(answering(status=status)) as log, client() as http:
+        for _ in range(3):
+            with pytest.raises(FetchError) as caught:
+                await http.get(log, "checkpoint")
+            assert (caught.value.status, counted(http, str(status)) > 0) == (str(status), True)
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
