@@ -128,4 +128,4 @@ def test_no_token_is_shown_by_settings_or_configuration(tmp_path: Path) -> None:
     settings = access_settings(config, {})
     assert "hunter" not in effective_yaml(config)
     assert "hunter" not in repr(settings)
-    assert all(digest.hex() not in repr(settings) for digest, _ in settings.auth.tokens.tiers)
+    assert all(digest.hex() not in repr(settings) for digest in settings.auth.tokens.tiers)
