@@ -6,6 +6,18 @@ import os
 from pathlib import Path
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Put a file in its place whole: at any instant it is the one before or this one. Raises OSError."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")  # no other process writes to that one
+    try:
+        temporary.write_bytes(content)
+        sync_file(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
 def sync_file(path: Path) -> None:
     """Bring a file's content to the disk. Raises OSError."""
     _sync(path, os.O_RDONLY)

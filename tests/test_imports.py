@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "ct"},
     "logging_setup": {"errors", "config"},
     "state": {"durable", "errors", "locks"},
-    "client": {*_DECODING, "metrics"},
+    "client": {*_DECODING, "durable", "metrics"},
     "live": _READING,
     "backfill": {*_READING, "archive_metrics", "intervals", "progress"},
     "stream": {"errors", "metrics"},

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import email.utils
 import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 from urllib.request import getproxies
 
 import aiohttp
@@ -37,6 +39,9 @@ _EXCERPT_CHARS: Final = 160
 _MAX_REDIRECTS: Final = 5
 _KEEP_ALIVE_S: Final = 60.0  # above the longest idle poll, so that an idle log costs no handshakes
 _DNS_TTL_S: Final = 60
+_MAX_VALIDATOR: Final = 500  # characters of an ETag or a date that are worth keeping
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,33 @@ class FetchSettings:
     # requests in flight, whatever ReadSettings.fetch_concurrency says, and all together at most `pace.in_flight`.
     prefetch: int = 8
     pace: PaceSettings = field(default_factory=PaceSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """By what a server knows one version of a page (RFC 9110 §8.8), empty where it does not say."""
+
+    etag: str = ""
+    last_modified: str = ""
+
+    @classmethod
+    def of(cls, etag: str | None, last_modified: str | None) -> Validators:
+        """Those that can be sent back."""
+        return cls(_sendable(etag), _sendable(last_modified))
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """The headers that ask for the page only where it is another version by now."""
+        headers = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in headers.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page, and its version."""
+
+    body: bytes
+    validators: Validators
 
 
 class Prefetch:
@@ -153,14 +185,39 @@ class HttpClient:
             pacer.answered(admitted_at)
             return body
 
+    async def get_page(self, url: str, *, cap_bytes: int, known: Validators = Validators()) -> Page | None:
+        """Return what is at a URL that is no log's, inflated, at most `cap_bytes`; None where it is `known` still.
+
+        No pace holds it back and no metric counts it. Raises FetchError, RateLimitedError for a 429.
+        """
+        try:
+            return await self._ask(url, known.conditions, partial(self._read_page, known=known, cap_bytes=cap_bytes))
+        except RateLimitedError as exc:
+            raise RateLimitedError(f"{url}: {exc}", retry_after_s=exc.retry_after_s) from exc
+        except FetchError as exc:
+            raise FetchError(f"{url}: {exc}", status=exc.status) from exc
+
+    async def _read_page(self, response: aiohttp.ClientResponse, *, known: Validators, cap_bytes: int) -> Page | None:
+        if response.status == 304 and known.conditions:
+            return None
+        body = await self._read(response, cap_bytes)
+        headers = response.headers
+        return Page(body, Validators.of(headers.get("ETag"), headers.get("Last-Modified")))
+
     async def _fetch(self, url: str, cap_bytes: int) -> bytes:
+        return await self._ask(url, {}, partial(self._read, cap_bytes=cap_bytes))
+
+    async def _ask(
+        self, url: str, headers: Mapping[str, str], read: Callable[[aiohttp.ClientResponse], Awaitable[T]]
+    ) -> T:
+        """What `read` makes of the answer."""
         if self._session is None:
             raise RuntimeError("the HTTP client is not open")
         try:
             async with self._session.get(
-                url, max_redirects=_MAX_REDIRECTS, timeout=self._timeout, headers=self._headers
+                url, max_redirects=_MAX_REDIRECTS, timeout=self._timeout, headers={**self._headers, **headers}
             ) as response:
-                return await self._read(response, cap_bytes)
+                return await read(response)
         except TimeoutError as exc:
             raise FetchError(f"no answer in time ({exc or 'total'})", status="timeout") from exc
         except aiohttp.TooManyRedirects as exc:
@@ -196,6 +253,10 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return until_s - now_s if until_s > now_s else None
+
+
+def _sendable(value: str | None) -> str:
+    return value if value and value.isascii() and value.isprintable() and len(value) <= _MAX_VALIDATOR else ""
 
 
 async def _read_body(response: aiohttp.ClientResponse, cap_bytes: int) -> bytes:
