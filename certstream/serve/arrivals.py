@@ -21,6 +21,7 @@ _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Le
 
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module has no name for it
 _NOT_SENT_BYTES: Final = 128 << 10
+_RECEIVE_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Bounds:
             (tcp, socket.TCP_USER_TIMEOUT, round(self.dead_s * 1000)),
             # What the kernel takes beyond the bytes that are on their way: the rest waits in memory that clients share.
             (tcp, TCP_NOTSENT_LOWAT, _NOT_SENT_BYTES),
+            # What a client may send without being read. The kernel doubles it, and would else let it grow to megabytes.
+            (socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES),
         ]
 
 
