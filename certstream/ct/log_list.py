@@ -55,6 +55,7 @@ _MAX_URL: Final = 1_000
 _MAX_MMD_S: Final = 10**9
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END = datetime(9999, 1, 1, tzinfo=UTC)  # all before it can be shown in any time zone
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -308,13 +309,14 @@ def _number(raw: dict[str, Any], name: str, most: int) -> int:
 
 
 def _time_ms(text: Any) -> int | None:
-    """Unix ms of an RFC 3339 time, None where it is none."""
+    """Unix ms of an RFC 3339 time from 1970 to 9998, None for everything else."""
     if not isinstance(text, str) or not _TIME.fullmatch(text):
         return None
     try:
-        return (datetime.fromisoformat(text) - _EPOCH) // _MILLISECOND
+        when = datetime.fromisoformat(text)
     except ValueError:
         return None
+    return (when - _EPOCH) // _MILLISECOND if _EPOCH <= when < _END else None
 
 
 def _printable(text: Any) -> str | None:

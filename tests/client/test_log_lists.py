@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from certstream.client.http import HttpClient
 from certstream.client.log_list import FIRST_RETRY_S, REFRESH_INTERVAL_S, LogLists
@@ -19,6 +20,8 @@ from certstream.ct.log_choice import LogChanges, Selection
 from certstream.ct.log_list import GOOGLE_LIST_KEY
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
+from certstream.simulator.log import SimulatedLog
+from certstream.simulator.server import SimulatorServer
 from tests.client.log_list_support import Publisher, client, lists_of, names, publishing, summary
 from tests.client.reading_support import FakeTime
 from tests.ct.log_list_support import APPLE, GOOGLE, GOOGLE_SIGNATURE, classic, document, signed, spki
@@ -57,6 +60,20 @@ async def test_the_real_google_list_is_taken_with_the_pinned_key(http: HttpClien
     publisher.body, publisher.signature = GOOGLE, GOOGLE_SIGNATURE
     choice = await lists_of(http, publisher.source(key=GOOGLE_LIST_KEY)).start()
     assert len(choice.chosen) == 61
+
+
+async def test_the_list_of_a_simulated_server_names_its_logs_as_they_are(http: HttpClient) -> None:
+    both, tiled = SimulatedLog("both", seed=1), SimulatedLog("tiled", kinds={"static"}, seed=2)
+    async with SimulatorServer([both, tiled]) as server:
+        url = f"{server.base_url}/log_list"
+        pem = await http.get_page(f"{url}_pubkey.pem", cap_bytes=10_000)
+        assert pem is not None
+        key = load_pem_public_key(pem.body).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        source = ListSource("simulated", f"{url}.json", f"{url}.sig", key)
+        lists = lists_of(http, source, selection=Selection(include_names=("both", "tiled")))  # test logs, by whole name
+        choice = await lists.start()
+        assert [each.info for each in choice.chosen] == [both.info("rfc6962"), tiled.info("static")]
+    assert [each.reason for each in choice.omitted] == ["has the log id of both, which stands before it"]
 
 
 async def test_local_files_signed_or_not_are_read_as_well(http: HttpClient, tmp_path: Path) -> None:

@@ -234,9 +234,22 @@ def test_times_with_fraction_and_offset_are_read() -> None:
     assert log.interval == TemporalInterval(ms("2026-01-01T00:00:00Z"), ms("2026-07-01T00:00:00Z") + 500)
 
 
-@pytest.mark.parametrize("when", ["2026-01-01", "2026-01-01 00:00:00Z", "yesterday", 7, "٢٠٢٦-01-01T00:00:00Z"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "2026-01-01",
+        "2026-01-01 00:00:00Z",
+        "yesterday",
+        7,
+        "٢٠٢٦-01-01T00:00:00Z",
+        "2026-01-01T00:00:60Z",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-23:59",
+    ],
+)
 def test_a_publishing_time_that_is_none_is_not_known(when: Any) -> None:
-    assert parse_log_list(document(classic(1), log_list_timestamp=when)).published_ms is None
+    logs = parse_log_list(document(classic(1), log_list_timestamp=when))
+    assert (logs.published_ms, len(logs.logs)) == (None, 1)
 
 
 def test_a_bare_url_has_neither_scheme_nor_trailing_slashes() -> None:

@@ -1,0 +1,132 @@
+"""What `certstream --list-logs` prints: which logs are read, from where, in which state, and why others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pybase64
+
+from certstream.client.log_list import ListStatus
+from certstream.ct.log_choice import NO_STATE, ChosenLog, LogChoice, OmittedLog
+from certstream.ct.types import LogInfo
+
+_CONFIGURED = "configuration"  # where a log is from that no list brought
+_NONE = "-"
+_AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))  # seconds, unit
+
+
+def logs_text(lists: Sequence[ListStatus], choice: LogChoice, configured: Sequence[LogInfo] = ()) -> str:
+    """Three tables: the lists, the logs that are read (`configured` ones first), the logs that are not."""
+    followed = [*map(_configured_row, configured), *map(_chosen_row, choice.chosen)]
+    tables = (
+        ("log lists", ("LIST", "LOGS", "VERSION", "PUBLISHED", "CHECKED", "SIGNED", "FROM", "TROUBLE"),
+         [_list_row(each) for each in lists]),
+        ("followed", ("NAME", "OPERATOR", "KIND", "STATE", "UP TO", "LIST", "URL"), followed),
+        ("not followed", ("NAME", "OPERATOR", "STATE", "LIST", "WHY"), [_omitted_row(each) for each in choice.omitted]),
+    )  # fmt: skip
+    return "\n".join(f"{title}: {len(rows)}\n{_aligned([heads, *rows])}" for title, heads, rows in tables if rows)
+
+
+def logs_json(lists: Sequence[ListStatus], choice: LogChoice, configured: Sequence[LogInfo] = ()) -> str:
+    """The same for programs: one object with `lists`, `followed` and `not_followed`; times in Unix ms, ages in s."""
+    document = {
+        "lists": list(lists),
+        "followed": [*map(_configured_json, configured), *map(_chosen_json, choice.chosen)],
+        "not_followed": list(choice.omitted),
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def _list_row(status: ListStatus) -> tuple[str, ...]:
+    published = "" if status.published_ms is None else _time(status.published_ms)
+    trouble = f"waits for {status.waits_for}" if status.waits_for else status.error
+    return (
+        status.name,
+        f"{status.logs:,}",
+        status.version or _NONE,
+        published or _NONE,
+        _NONE if status.age_s is None else _age(status.age_s),
+        "yes" if status.signed else "no",
+        status.location,
+        _line(trouble or ""),
+    )
+
+
+def _configured_row(info: LogInfo) -> tuple[str, ...]:
+    return (_line(info.name), _line(info.operator), info.kind, _NONE, _NONE, _CONFIGURED, info.url)
+
+
+def _chosen_row(chosen: ChosenLog) -> tuple[str, ...]:
+    log = chosen.log
+    over = ", interval over" if chosen.poll_interval_s is not None else ""
+    stop = _NONE if chosen.stop is None else f"{chosen.stop:,}"
+    return (log.name, log.operator, log.kind, f"{log.state or NO_STATE}{over}", stop, chosen.source, log.url)
+
+
+def _omitted_row(log: OmittedLog) -> tuple[str, ...]:
+    return (log.name or log.url or _NONE, log.operator or _NONE, log.state or NO_STATE, log.source, _line(log.reason))
+
+
+def _configured_json(info: LogInfo) -> dict[str, Any]:
+    return {**_info_json(info), "state": None, "list": _CONFIGURED}
+
+
+def _chosen_json(chosen: ChosenLog) -> dict[str, Any]:
+    log = chosen.log
+    head, interval = log.final_tree_head, log.interval
+    return {
+        **_info_json(log.info),
+        "state": log.state,
+        "list": chosen.source,
+        "log_type": log.log_type,
+        "mmd_s": log.mmd_s,
+        "stop": chosen.stop,
+        "final_root_hash": None if head is None else _base64(head.root_hash),
+        "interval_start_ms": None if interval is None else interval.start_ms,
+        "interval_stop_ms": None if interval is None else interval.stop_ms,
+        "poll_interval_s": chosen.poll_interval_s,
+    }
+
+
+def _info_json(info: LogInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "operator": info.operator,
+        "kind": info.kind,
+        "url": info.url,
+        "origin": info.origin,
+        "log_id": None if info.log_id is None else _base64(info.log_id),
+        "key": None if info.key is None else _base64(info.key),
+    }
+
+
+def _base64(data: bytes) -> str:
+    return pybase64.b64encode(data).decode()
+
+
+def _time(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _age(age_s: float) -> str:
+    """In the largest unit that it holds once: 3 h ago."""
+    size, unit = next(((size, unit) for size, unit in _AGES if age_s >= size), _AGES[-1])
+    return f"{int(age_s // size)} {unit} ago"
+
+
+def _line(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns of equal width, two spaces between them."""
+    return "".join(f"{line}\n" for line in _lines(rows))
+
+
+def _lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
