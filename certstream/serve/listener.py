@@ -9,7 +9,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import Counter
 
@@ -106,14 +106,17 @@ class Listener:
 
 
 def _logger() -> logging.Logger:
-    """Return the logger of failing handlers; what is not HTTP, as scanners send it, is answered 400 and not logged."""
+    """Return the logger of failing handlers. What clients do wrong is not logged, or they could fill a disk.
+
+    That is what is no HTTP, as scanners send it, and a client that is gone before it is answered.
+    """
     logger = logging.getLogger("certstream.serve")
-    logger.addFilter(_is_no_protocol_error)
+    logger.addFilter(_is_of_the_server)
     return logger
 
 
-def _is_no_protocol_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+def _is_of_the_server(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ClientConnectionResetError))
 
 
 def _why(exc: OSError) -> str:

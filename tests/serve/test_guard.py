@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
@@ -139,6 +140,26 @@ async def test_a_wrong_handshake_takes_no_place(server: StreamServer, http: aioh
         assert (await ask(http, url(server, "/sse?stream=nothing"))).status == 400
     async with http.ws_connect(url(server)):
         assert (await knock(http, url(server))).status == 503
+
+
+@pytest.mark.parametrize("path", ["/", "/sse"])
+async def test_a_client_that_is_gone_before_the_answer_takes_no_place_and_is_not_logged(
+    server: StreamServer, hub: Hub, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    server.apply(AccessSettings(connections=ConnectionLimits(total=1)))
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall((head + key).encode())
+    assert (await ask(http, url(server, "/health"))).status == 200  # came after them
+    async with asyncio.timeout(10):
+        while server.open_connections > 1:  # noqa: ASYNC110 - nobody tells when the server saw it
+            await asyncio.sleep(0.001)
+    assert hub.clients() == 0
+    async with http.ws_connect(url(server)):
+        assert (await knock(http, url(server))).status == 503
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_those_who_are_in_stay_in_while_settings_change(
