@@ -76,7 +76,7 @@ def _parsed(lines: list[str], path: Path, mistakes: list[str]) -> Iterator[tuple
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        tier = _TIERS.get(words[0]) if len(words) == 2 else "free" if len(words) == 1 else None
+        tier = _tier(words)
         if tier is None or not is_token(words[-1]):
             mistakes.append(
                 f"auth.tokens_file: {path}, line {number}: must be a token of printable ASCII characters, alone or "
@@ -84,3 +84,10 @@ def _parsed(lines: list[str], path: Path, mistakes: list[str]) -> Iterator[tuple
             )
         else:
             yield words[-1], tier
+
+
+def _tier(words: list[str]) -> TokenTier | None:
+    """The tier that a line's token has, None where there is no token: a tier without one must not become one itself."""
+    if len(words) == 2:
+        return _TIERS.get(words[0])
+    return "free" if len(words) == 1 and words[0] not in _TIERS else None

@@ -26,8 +26,14 @@ def mistakes(path: Path) -> tuple[str, ...]:
 
 
 def test_each_line_is_a_token_with_its_tier(file: Path) -> None:
-    file.write_text("# of the team\n\n  plain#1  \nstandard s1\r\npremium\tp1\n#premium p2\npremium\n")
-    assert read_tokens(file) == (("plain#1", "free"), ("s1", "standard"), ("p1", "premium"), ("premium", "free"))
+    file.write_text("# of the team\n\n  plain#1  \nstandard s1\r\npremium\tp1\n#premium p2\n")
+    assert read_tokens(file) == (("plain#1", "free"), ("s1", "standard"), ("p1", "premium"))
+
+
+@pytest.mark.parametrize("line", ["premium", "standard "])
+def test_a_tier_without_a_token_lets_nobody_in_with_its_name(file: Path, line: str) -> None:
+    file.write_text(f"good\n{line}\n")
+    assert mistakes(file)[0].startswith(f"auth.tokens_file: {file}, line 2: must be a token")
 
 
 @pytest.mark.parametrize("line", ["golden hunter2", "a hunter b", "hunterü", "hunter2" * 200, "standard hünter"])
