@@ -15,6 +15,8 @@ from certstream.config.option import Option, options_of, without_none
 
 PREFIX = "CERTSTREAM_"
 OPTIONS: dict[str, Option] = {option.path: option for option in options_of(Config)}
+# What stands in one of them under a wrong name may be a secret too
+SECRET_SECTIONS = frozenset(path.partition(".")[0] for path, option in OPTIONS.items() if option.secret)
 
 # certstream-server-rust's names that are not section and field
 _OTHER_NAMES = {
@@ -36,6 +38,7 @@ NAMES: dict[str, Option] = {
     **{option.environment: option for option in OPTIONS.values()},
 }
 CONFIG_NAME = PREFIX + "CONFIG"
+_SECRET_PREFIXES = tuple(f"{PREFIX}{section.upper()}_" for section in sorted(SECRET_SECTIONS))
 
 # Kubernetes service variables and Docker links of a service called certstream or certstream-<anything>
 _INJECTED_NAME = re.compile(
@@ -90,7 +93,7 @@ def is_injected(name: str, text: str, *, known: bool) -> bool:
 
 def _unknown(name: str, text: str) -> str:
     near = nearest(name, [*NAMES, CONFIG_NAME])
-    secret = near in NAMES and NAMES[near].secret
+    secret = name.startswith(_SECRET_PREFIXES) or (near in NAMES and NAMES[near].secret)
     hint = f"; the nearest known is {near}" if near else ""
     return f"{name}: unknown environment variable, set to {shown(text, name, secret=secret)}{hint}"
 

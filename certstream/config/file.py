@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from certstream.errors import ConfigError
 SEARCHED = (Path("config.yaml"), Path("config.yml"), Path("/etc/certstream/config.yaml"))
 _MOST_BYTES = 1 << 20
 _MOST_VALUES = 100_000
+_QUOTED = re.compile(r" '[^']*'")
 
 
 def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -90,5 +92,8 @@ def _check_keys(node: yaml.MappingNode) -> None:
 def _one_line(exc: Exception) -> str:
     if isinstance(exc, yaml.MarkedYAMLError) and exc.problem_mark is not None:
         mark = exc.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {exc.problem or exc.context}"
+        problem = exc.problem or exc.context or ""
+        if isinstance(exc, yaml.composer.ComposerError | yaml.constructor.ConstructorError):
+            problem = _QUOTED.sub("", problem)  # an alias or a tag: perhaps a token that begins with `*` or `!`
+        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
     return " ".join(str(exc).split())

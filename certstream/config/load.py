@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from certstream.config.environment import OPTIONS, read_environment
+from certstream.config.environment import OPTIONS, SECRET_SECTIONS, read_environment
 from certstream.config.file import find_file, read_file
 from certstream.config.mistakes import nearest_path, shown
 from certstream.config.model import Config
@@ -88,7 +88,8 @@ def _flatten(document: Mapping[Any, Any], source: str) -> _Flat:
         elif path in _FOREIGN:
             foreign.append(path)
         elif path in SECTIONS:
-            mistakes.append(f"{path}: {shown(value, path)} is not allowed, must be a section with options [{source}]")
+            value = shown(value, path, secret=path in SECRET_SECTIONS)
+            mistakes.append(f"{path}: {value} is not allowed, must be a section with options [{source}]")
         else:
             mistakes.append(f"{_unknown(path, value, OPTIONS)} [{source}]")
     return _Flat(values, tuple(foreign), tuple(mistakes))
@@ -116,8 +117,8 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unknown(path: str, value: Any, known: Mapping[str, Option]) -> str:
     near = nearest_path(path, [*known, *SECTIONS] if known is OPTIONS else known)
-    secret = near is not None and near in known and known[near].secret
     section = path.rpartition(".")[0]
+    secret = section in SECRET_SECTIONS or (near is not None and near in known and known[near].secret)
     siblings = ", ".join(other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section)
     hint = f"the nearest known is {near}" if near else f"known are {siblings}"
     return f"{path}: unknown option, set to {shown(value, path, secret=secret)}; {hint}"
@@ -184,5 +185,9 @@ def _warnings(config: Config) -> Iterator[str]:
     names = [log.name for log in (*config.custom_logs, *config.static_logs)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"more than one log is called {name!r}: metrics and messages cannot tell them apart"
+    if not config.auth.enabled:
+        for name in ("protect_health", "protect_metrics"):
+            if getattr(config.auth, name):
+                yield f"auth.{name} has no effect while auth.enabled is off"
     if not config.delta_sink.enabled and (config.backfill.on_start or config.backfill.interval_secs is not None):
         yield "backfill.on_start and backfill.interval_secs have no effect while delta_sink.enabled is off"

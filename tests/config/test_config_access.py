@@ -129,3 +129,50 @@ def test_no_token_is_shown_by_settings_or_configuration(tmp_path: Path) -> None:
     assert "hunter" not in effective_yaml(config)
     assert "hunter" not in repr(settings)
     assert all(digest.hex() not in repr(settings) for digest in settings.auth.tokens.tiers)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "auth: hunter",
+        "auth: [hunter]",
+        "auth: [{tokens: [hunter]}]",
+        "auth: {bearer: hunter}",
+        "auth: {api_keys: [hunter]}",
+        "auth: {users: {bob: hunter}}",
+    ],
+)
+def test_whatever_stands_in_the_wrong_place_of_auth_is_not_shown(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith("auth")
+    assert "***" in mistake
+    assert "hunter" not in mistake
+
+
+@pytest.mark.parametrize("token", ["*hunter", "!hunter", "&hunter a\n  - &hunter b"])
+def test_a_token_that_yaml_takes_for_something_else_is_not_shown(tmp_path: Path, token: str) -> None:
+    with pytest.raises(ConfigError, match=r"not valid YAML: line [34], column 5: ") as caught:
+        load(tmp_path, f"auth:\n  tokens:\n  - {token}\n")
+    assert "hunter" not in str(caught.value.mistakes)
+
+
+@pytest.mark.parametrize("name", ["AUTH_BEARER", "AUTH_TOKEN", "AUTH_ENABLE"])
+def test_an_unknown_variable_of_auth_is_not_shown(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"CERTSTREAM_{name}: unknown environment variable, set to \\*\\*\\*"):
+        load(tmp_path, "", **{f"CERTSTREAM_{name}": "hunter"})
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("auth: {protect_metrics: true}", ["auth.protect_metrics"]),
+        ("auth: {protect_health: true, protect_metrics: true}", ["auth.protect_health", "auth.protect_metrics"]),
+        ("auth: {enabled: true, tokens: [a], protect_health: true}", []),
+    ],
+)
+def test_what_protects_nothing_while_auth_is_off_is_said(tmp_path: Path, text: str, warned: list[str]) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    said = load_config(tmp_path / "c.yaml", {}).warnings
+    assert list(said) == [f"{option} has no effect while auth.enabled is off" for option in warned]
