@@ -88,12 +88,11 @@ class Guard:
         """What a request is answered with that goes no further, None for one that does."""
         settings, path = self.settings, request.path
         auth = settings.auth
-        if settings.allow_origins and cors.is_preflight(request):
-            return self._over_rate(request, "free") or self._preflight(request)
         asked = auth.enabled and _asks_for_token(path, auth, monitoring=monitoring)
-        if not asked and (monitoring or path == "/health"):
-            return None
-        if not asked and settings.rates is None:
+        limited = asked or not (monitoring or path == "/health")
+        if settings.allow_origins and cors.is_preflight(request):
+            return (self._over_rate(request, "free") if limited else None) or self._preflight(request)
+        if not limited or (not asked and settings.rates is None):
             return None
         token = _token(request, auth)
         tier = None if token is None else auth.tokens.tier(token)
