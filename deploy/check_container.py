@@ -36,6 +36,28 @@ events = urllib.request.urlopen("http://127.0.0.1:8080/sse?stream=lite", timeout
 assert next(line for line in events if line.startswith(b"data: ")).startswith(b'data: {"')
 """
 
+_CERTIFICATE: Final = """
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ct.example.org")])
+built = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
+Path("/data/cert.pem").write_bytes(built.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+Path("/data/key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+"""
+
+_GUARDED: Final = """
+tls_cert: /data/cert.pem
+tls_key: /data/key.pem
+auth: {{enabled: true, tokens: [a-token], protect_health: true}}
+monitoring: {{port: {port}}}
+"""
+
 _FOLLOWING: Final = """
 custom_logs:
   - {{name: classic, url: "http://127.0.0.1:6962/sim-rfc6962/rfc6962/", start: {start}}}
@@ -75,6 +97,20 @@ def check_without_arguments(image: Image, work: Path) -> None:
         say(container.run("certstream", "--healthcheck").strip())
         container.stop()
     say("runs without arguments and without a configuration")
+
+
+def check_guarded(image: Image, work: Path) -> None:
+    """TLS, tokens and an address for monitoring, by a configuration on the volume."""
+    data = volume(work, "guarded")
+    with Container(image, work, data) as container:
+        container.run("python3", "-c", _CERTIFICATE)
+    for port, url in (("null", "https://127.0.0.1:8080"), ("9100", "http://127.0.0.1:9100")):
+        (data / "config.yaml").write_text(_GUARDED.format(port=port))
+        with Container(image, work, data) as container:
+            container.until_says("serving")
+            said = container.run("certstream", "--healthcheck").strip()
+            expect("health check of a guarded service", said, f"healthy: {url}/health answers 401")
+    say("the health check finds a service with TLS, tokens and an address for monitoring")
 
 
 def check_process(container: Container) -> None:
@@ -246,6 +282,7 @@ def main(arguments: Sequence[str]) -> None:
     image = Image(inspected, root)
     check_metadata(image)
     check_without_arguments(image, work)
+    check_guarded(image, work)
     check_demo(image, work)
     check_archive(image, work)
     check_foreign_volume(image, work)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self
 
@@ -86,7 +87,8 @@ class Image:
     def command(self, *command: str) -> list[str]:
         """That command as the image's user, with its environment and without any privilege."""
         drop = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
-        user = ("setpriv", f"--reuid={UID}", f"--regid={UID}", *drop)
+        # With a death signal, which the kernel forgets when the user changes: nothing outlives whoever started it
+        user = ("setpriv", "--pdeathsig=KILL", f"--reuid={UID}", f"--regid={UID}", *drop)
         return ["env", "-i", "-C", str(self.config["WorkingDir"]), *self.environment, *user, *command]
 
 
@@ -98,6 +100,7 @@ class Container:
         self.data = data
         self.log = work / "container.log"
         self.command = [
+            *("setpriv", "--pdeathsig=KILL"),
             *("unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"),
             *("sh", "-c", _INSIDE, "sh", str(image.root), str(data), str(etc or "")),
             *image.command(*image.config["Entrypoint"], *(image.config.get("Cmd") or ()), *arguments),
@@ -110,7 +113,8 @@ class Container:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()  # and with it, as unshare was told, all that is in it
+        with suppress(OSError, ValueError):  # it has ended
+            os.kill(self.pid, signal.SIGKILL)  # and with it all that is in the container; unshare waits for the end
         self.process.wait()
 
     @property
