@@ -31,6 +31,7 @@ _FRAGMENTS: Final = b"\x02\x80" + _MASK + (b"\x00\x80" + _MASK) * 10_000
 _MESSAGES: Final = (b"\x82\xfe\xff\x00" + _MASK + bytes(0xFF00)) * 10
 _LARGE_FRAME: Final = b"\x82\xff" + (1 << 30).to_bytes(8) + _MASK + bytes(1 << 20)
 _LARGE_HEAD: Final = b"GET / HTTP/1.1\r\n" + (b"X-Header: " + b"x" * 8000 + b"\r\n") * 30
+_REQUESTS: Final = b"GET /full-stream/example.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "fragments": Attack(_FRAGMENTS, b"/", opened_per_s=100, floods=True),
     "churn": Attack(connections=1000, opened_per_s=1000, leaves=True),
     "handshakes": Attack(path=b"/", connections=1000, opened_per_s=250, leaves=True),
+    "requests": Attack(_REQUESTS, connections=20, opened_per_s=20, floods=True),
     "stopped": Attack(path=b"/full-stream", connections=300, opened_per_s=100, reads=False),
 }
 
@@ -80,8 +82,8 @@ def read_honestly(port: int, count: int, samples: Path) -> list[int]:
 
     The latency of a read is that of the first message that begins in it: of all in it the largest.
     """
-    poll, received = select.epoll(), dict.fromkeys(range(0), 0)
-    sockets = {}
+    poll, sockets = select.epoll(), dict[int, socket.socket]()
+    received: dict[int, int] = {}
     for _ in range(count):
         sock = open_socket(port, b"/")
         sockets[sock.fileno()] = sock

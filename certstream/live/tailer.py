@@ -12,10 +12,11 @@ import structlog
 
 from certstream.client.base import LogClient
 from certstream.client.clock import Clock
-from certstream.ct.types import EntryBatch, LogInfo, TreeHead, cut_batch
+from certstream.ct.types import EntryBatch, LogInfo, TreeHead
 from certstream.errors import FetchError, LogMisbehaviourError, RateLimitedError
 from certstream.live.condition import Condition, TailSettings
 from certstream.live.heads import Heads
+from certstream.live.parts import publishable_parts
 from certstream.metrics import LogMetrics, LogState
 
 Start: TypeAlias = Literal["head", "beginning"] | int
@@ -237,7 +238,7 @@ class Tailer:
     async def _read(self, start: int, stop: int) -> None:
         async with aclosing(self._client.batches(start, stop)) as batches:
             async for batch in batches:
-                for part in cut_batch(batch, PART_BYTES):
+                for part in publishable_parts(batch, PART_BYTES):
                     await self._hand_over(part)
                     if self._stopping:
                         return
