@@ -16,8 +16,16 @@ import structlog
 from certstream.client.http import HttpClient, Validators
 from certstream.client.log_list_source import FetchedList, ListSource, fetch_list
 from certstream.client.log_list_store import KeptList, keep_list, kept_list
-from certstream.ct.log_choice import LogChanges, LogChoice, NamedList, Selection, choose_logs, compare_choices
-from certstream.ct.log_list import LogList
+from certstream.ct.log_choice import (
+    LogChanges,
+    LogChoice,
+    NamedList,
+    Selection,
+    choose_logs,
+    compare_choices,
+    find_log,
+)
+from certstream.ct.log_list import ListedLog, LogList
 from certstream.ct.types import LogInfo
 from certstream.errors import FetchError, InvalidSignatureError, MalformedError, RateLimitedError
 
@@ -128,6 +136,10 @@ class LogLists:
         self._selection, self._configured = selection, tuple(configured)
         return self._choose()
 
+    def find(self, info: LogInfo) -> ListedLog | None:
+        """What the lists say of a log: by its id where `info` has one, else by its URL; None where none knows it."""
+        return find_log(self._lists(), info)
+
     def _wait_s(self) -> float:
         now = self._clock.monotonic()
         return min((held.due_at - now for held in self._held.values()), default=self._interval_s)
@@ -203,13 +215,16 @@ class LogLists:
         else:
             held.save_error = None
 
-    def _choose(self) -> LogChanges:
-        lists = [
+    def _lists(self) -> list[NamedList]:
+        return [
             NamedList(name, held.logs)
             for name, held in self._held.items()
             if held.logs is not None and self._waits_for(held) is None
         ]
-        before, self._choice = self._choice, choose_logs(lists, self._selection, self._now_ms(), self._configured)
+
+    def _choose(self) -> LogChanges:
+        before = self._choice
+        self._choice = choose_logs(self._lists(), self._selection, self._now_ms(), self._configured)
         return compare_choices(before, self._choice)
 
     def _waits_for(self, held: _Held) -> str | None:

@@ -130,7 +130,8 @@ def _line(error: ErrorDetails, sources: Mapping[str, str]) -> str:
     source = next((f" [{sources[name]}]" for name in _outwards(error["loc"]) if name in sources), "")
     if error["type"] == "extra_forbidden":
         place = path.rpartition(".")[0]
-        known = {f"{place}.{name}": inner for name, inner in _ITEMS[str(error["loc"][0])].items()}
+        items = next(_ITEMS[name] for name in _outwards(error["loc"]) if name in _ITEMS)
+        known = {f"{place}.{name}": inner for name, inner in items.items()}
         return f"{_unknown(path, error['input'], known)}{source}"
     if error["type"] == "missing":
         return f"{path}: missing, must be {option.allowed if option else 'set'}{source}"
@@ -142,8 +143,9 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[str, Option | None]:
     """Return the full path of a place in the model, and the option that it lies in."""
     path = re.sub(r"\.\[", "[", ".".join(f"[{part}]" if isinstance(part, int) else part for part in loc))
     for name in _outwards(loc):
-        if name in _ITEMS and len(loc) > 2:
-            return path, _ITEMS[name].get(str(loc[2]))
+        inside = name.count(".") + 2  # past the list's own path and the number of its element
+        if name in _ITEMS and len(loc) > inside:
+            return path, _ITEMS[name].get(str(loc[inside]))
         if name in OPTIONS:
             return path, OPTIONS[name]
     return path, None

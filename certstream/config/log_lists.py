@@ -100,7 +100,7 @@ class LogListConfig(Section):
 
 
 class LogListsConfig(Section):
-    """Logs from lists that are kept current. About 65 logs in 2026, which is all that is read by browsers.
+    """Logs from lists that are kept current: with Google's and Apple's as they are in 2026, about 65.
 
     What an earlier list says of a log holds, later ones only add: Google's, Apple's, then `lists`. Usable, qualified
     and pending logs are read, readonly ones to their end, retired and rejected ones not. Logs for tests, and those

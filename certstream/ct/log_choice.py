@@ -115,6 +115,19 @@ def choose_logs(
     return LogChoice(tuple(chosen), tuple(omitted))
 
 
+def find_log(lists: Iterable[NamedList], info: LogInfo) -> ListedLog | None:
+    """What the first list that knows a log says of it, whatever its state.
+
+    A log is known by its id where `info` has one, else by its URL.
+    """
+    url = url_identity(info.url)
+    for each in lists:
+        for log in each.logs.logs:
+            if log.log_id == info.log_id or (info.log_id is None and url_identity(log.url) == url):
+                return log
+    return None
+
+
 def compare_choices(before: LogChoice, after: LogChoice) -> LogChanges:
     """What is to be done to come from one choice to the other."""
     old = {each.log.log_id: each for each in before.chosen}

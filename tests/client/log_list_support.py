@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from certstream.client.http import FetchSettings, HttpClient
-from certstream.client.log_list import LogLists
+from certstream.client.log_list import REFRESH_INTERVAL_S, LogLists
 from certstream.client.log_list_source import ListSource
 from certstream.ct.log_choice import LogChanges, LogChoice, Selection
 from certstream.ct.signatures import spki_of
@@ -103,3 +103,7 @@ def summary(changes: LogChanges) -> tuple[list[str], list[str], list[str]]:
         [each.log.name for each in changes.removed],
         [new.log.name for _, new in changes.changed],
     )
+
+
+def hour_later(time: FakeTime) -> None:
+    time.now_s += REFRESH_INTERVAL_S

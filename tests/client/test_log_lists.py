@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from itertools import count, cycle
 from pathlib import Path
@@ -15,38 +14,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from certstream.client.http import HttpClient
 from certstream.client.log_list import FIRST_RETRY_S, REFRESH_INTERVAL_S, LogLists
 from certstream.client.log_list_source import ListSource
-from certstream.client.log_list_store import kept_path
 from certstream.ct.log_choice import LogChanges, Selection
 from certstream.ct.log_list import GOOGLE_LIST_KEY
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
 from certstream.simulator.log import SimulatedLog
 from certstream.simulator.server import SimulatorServer
-from tests.client.log_list_support import Publisher, client, lists_of, names, publishing, summary
+from tests.client.log_list_support import Publisher, client, hour_later, lists_of, names, summary
 from tests.client.reading_support import FakeTime
 from tests.ct.log_list_support import APPLE, GOOGLE, GOOGLE_SIGNATURE, classic, document, signed, spki
-
-
-@pytest.fixture
-def time() -> FakeTime:
-    return FakeTime()
-
-
-@pytest.fixture
-async def http(time: FakeTime) -> AsyncIterator[HttpClient]:
-    async with client(time) as http:
-        yield http
-
-
-@pytest.fixture
-async def publisher() -> AsyncIterator[Publisher]:
-    async with publishing() as publisher:
-        publisher.publish(classic(1))
-        yield publisher
-
-
-def hour_later(time: FakeTime) -> None:
-    time.now_s += REFRESH_INTERVAL_S
 
 
 async def test_a_signed_list_is_fetched_and_its_logs_are_chosen(http: HttpClient, publisher: Publisher) -> None:
@@ -198,11 +174,16 @@ async def test_a_list_that_only_adds_is_not_used_without_the_one_it_adds_to(
     publisher.publish(classic(1, state={"rejected": {}}), classic(3))
     publisher.answers = [lambda: web.Response(status=503)]
     lists = lists_of(http, publisher.source("google"), ListSource("apple", str(apple), needs="google"))
+    second = LogInfo("own", "https://ct.example.com/2/", "rfc6962", "op")
     assert names(await lists.start()) == []
+    assert lists.find(second) is None
     assert [each.waits_for for each in lists.statuses()] == [None, "google"]
     time.now_s += FIRST_RETRY_S
     assert summary(await lists.refresh()) == (["Log 3", "Log 2"], [], [])
     assert [each.waits_for for each in lists.statuses()] == [None, None]
+    found = lists.find(second)
+    assert found is not None
+    assert found.key == spki(2)
 
 
 @pytest.mark.parametrize(
@@ -266,95 +247,6 @@ async def test_one_list_that_fails_leaves_the_others(http: HttpClient, publisher
     assert names(await lists.start()) == ["Log 1"]
     assert [each.error is None for each in lists.statuses()] == [False, True]
     assert "/nowhere/list.json: cannot be read" in (lists.statuses()[0].error or "")
-
-
-async def test_the_kept_list_is_used_at_a_start_without_network_with_its_age(
-    http: HttpClient, time: FakeTime, publisher: Publisher, tmp_path: Path
-) -> None:
-    await lists_of(http, publisher.source(), directory=tmp_path / "kept").start()
-    hour_later(time)
-    publisher.answers = [lambda: web.Response(status=503)]
-    again = lists_of(http, publisher.source(), directory=tmp_path / "kept")
-    assert names(await again.start()) == ["Log 1"]
-    assert len(publisher.requests) == 2  # the start waits for nothing that it has
-    assert not await again.refresh()
-    (status,) = again.statuses()
-    assert (status.age_s, names(again.choice)) == (REFRESH_INTERVAL_S, ["Log 1"])
-    assert "503" in (status.error or "")
-
-
-async def test_the_kept_list_goes_on_being_known_to_its_publisher(
-    http: HttpClient, publisher: Publisher, tmp_path: Path
-) -> None:
-    await lists_of(http, publisher.source(), directory=tmp_path).start()
-    again = lists_of(http, publisher.source(), directory=tmp_path)
-    await again.start()
-    assert not await again.refresh()
-    assert publisher.counted("/list.json") == [200, 304]
-
-
-async def test_a_list_that_is_found_unchanged_is_kept_as_current(
-    http: HttpClient, time: FakeTime, publisher: Publisher, tmp_path: Path
-) -> None:
-    lists = lists_of(http, publisher.source(), directory=tmp_path)
-    await lists.start()
-    hour_later(time)
-    await lists.refresh()
-    again = lists_of(http, publisher.source(), directory=tmp_path)
-    await again.start()
-    assert again.statuses()[0].age_s == 0.0
-
-
-@pytest.mark.parametrize("damage", ["body", "signature", "another key", "cut", "empty", "garbage", "directory"])
-async def test_a_kept_list_that_does_not_verify_any_more_is_not_used(
-    http: HttpClient, publisher: Publisher, tmp_path: Path, damage: str
-) -> None:
-    await lists_of(http, publisher.source(), directory=tmp_path).start()
-    path = kept_path(tmp_path, publisher.source())
-    content = path.read_bytes()
-    damages = {
-        "body": content.replace(b"Log 1", b"Log 7"),
-        "signature": content.replace(b'"signature":"', b'"signature":"AAAA'),
-        "cut": content[:-1],
-        "empty": b"",
-        "garbage": b"[]\n{}",
-    }
-    path.write_bytes(damages.get(damage, content))
-    if damage == "directory":
-        path.unlink()
-        path.mkdir()
-    source = publisher.source(key=GOOGLE_LIST_KEY) if damage == "another key" else publisher.source()
-    publisher.answers = [lambda: web.Response(status=503)]
-    lists = lists_of(http, source, directory=tmp_path)
-    assert names(await lists.start()) == []
-    assert lists.statuses()[0].age_s is None
-
-
-async def test_a_source_that_becomes_signed_does_not_use_what_was_kept_unsigned(
-    http: HttpClient, publisher: Publisher, tmp_path: Path
-) -> None:
-    await lists_of(http, publisher.unsigned("a"), directory=tmp_path).start()
-    publisher.answers = [lambda: web.Response(status=503)]
-    assert names(await lists_of(http, publisher.source("a"), directory=tmp_path).start()) == []
-
-
-async def test_nothing_is_left_beside_the_kept_lists_and_each_source_has_its_own(
-    http: HttpClient, publisher: Publisher, tmp_path: Path
-) -> None:
-    (tmp_path / "own.json").write_bytes(document(classic(2)))
-    own = ListSource("Own/../List", str(tmp_path / "own.json"))
-    lists = lists_of(http, publisher.source(), own, directory=tmp_path / "kept")
-    await lists.start()
-    assert {path.name.rpartition("-")[0] for path in (tmp_path / "kept").iterdir()} == {"signed", "own-list"}
-
-
-async def test_a_disk_that_takes_nothing_does_not_keep_lists_from_being_used(
-    http: HttpClient, publisher: Publisher, tmp_path: Path
-) -> None:
-    (tmp_path / "kept").write_bytes(b"a file where the directory would be")
-    lists = lists_of(http, publisher.source(), directory=tmp_path / "kept")
-    assert names(await lists.start()) == ["Log 1"]
-    assert (tmp_path / "kept").read_bytes() == b"a file where the directory would be"
 
 
 async def test_running_refreshes_once_an_hour_with_jitter_and_hands_on_what_changes(

@@ -16,6 +16,7 @@ from certstream.ct.log_choice import (
     Selection,
     choose_logs,
     compare_choices,
+    find_log,
 )
 from certstream.ct.log_list import LogList, parse_log_list
 from certstream.ct.signatures import log_id
@@ -178,6 +179,24 @@ def test_entries_that_cannot_be_used_are_named_with_their_reason() -> None:
     made = choice(listed(classic(1), classic(2, key=text(spki(3)))))
     assert [(each.name, each.source, each.state) for each in made.omitted] == [("Log 2", "google", None)]
     assert reasons(made) == {"Log 2": "log_id is not the SHA-256 of key"}
+
+
+def test_a_configured_log_is_found_by_its_id_or_else_by_its_url_in_whatever_state() -> None:
+    lists = [
+        NamedList("google", listed(classic(1, state=state("rejected")), tiled(2))),
+        NamedList("apple", listed(classic(1, description="another word"), classic(3))),
+    ]
+
+    def found(url: str, key: int | None = None) -> str | None:
+        info = LogInfo("own", url, "rfc6962", "op", log_id=None if key is None else log_id(spki(key)))
+        log = find_log(lists, info)
+        return None if log is None else log.name
+
+    assert found("https://CT.example.com:443/1") == "Log 1"
+    assert found("https://mon.example.com/2/") == "Log 2"
+    assert found("https://log.example.com/2/") is None
+    assert found("https://elsewhere.example.com/", key=3) == "Log 3"
+    assert found("https://ct.example.com/1/", key=4) is None  # another log than the one that is expected there
 
 
 def test_a_choice_is_compared_by_log_id() -> None:
