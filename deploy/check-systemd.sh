@@ -9,6 +9,8 @@ patience_s=60
 say() { printf 'systemd: %s\n' "$*"; }
 fail() { printf 'systemd: FAILED: %s\n' "$*" >&2; exit 1; }
 
+trap 'printf "systemd: FAILED: the check itself, in line %s\n" "$LINENO" >&2' ERR
+
 # --- The copy of this machine: overlaid, with name spaces of its own; called as pid 1 of them ---------------------------
 
 if [ "${1:-}" = --boot ]; then
@@ -126,7 +128,7 @@ edit() {  # a name and lines of a drop-in for the service
 }
 
 for _ in $(seq $((patience_s * 5))); do
-    pid=$(ps -o pid= --ppid "$machine" | tr -d ' ')
+    pid=$(ps -o pid= --ppid "$machine" | tr -d ' ') || true
     if [ -n "$pid" ] && [ "$(inside 'systemctl is-system-running' 2> /dev/null)" = running ]; then break; fi
     kill -0 "$machine" 2> /dev/null || { cat "$work/boot.log" >&2; fail 'systemd does not start in a copy of this machine'; }
     sleep 0.2
@@ -213,6 +215,29 @@ inside 'cd /var/lib/certstream && sudo -u certstream /opt/certstream/bin/certstr
     fail 'sudo -u certstream does not run a command'
 is 'what is not owned by certstream' '' "$(inside 'find /var/lib/certstream ! -user certstream')"
 say 'root is refused on its tables, sudo -u certstream is not; every file belongs to certstream'
+
+inside "install -d -o certstream -g certstream /srv/archive
+echo a-token-that-only-root-may-read > /etc/certstream/tokens; chmod 600 /etc/certstream/tokens
+echo 'auth: {enabled: true, tokens_file: \"\${CREDENTIALS_DIRECTORY}/tokens\"}' >> /etc/certstream/config.yaml
+echo CERTSTREAM_DELTA_SINK_TABLE_PATH=/srv/archive/main > /etc/certstream/environment"
+edit elsewhere '[Service]
+ReadWritePaths=/srv/archive
+LoadCredential=tokens:/etc/certstream/tokens'
+inside 'systemctl restart certstream'
+until_is 'owner of an archive elsewhere' certstream inside 'stat -c %U /srv/archive/main/_delta_log'
+answer() {  # the status of a stream's answer, by the header of the request
+    inside "/opt/certstream/bin/python - '$1' <<'END'
+import sys, urllib.error, urllib.request
+request = urllib.request.Request('http://127.0.0.1:8080/sse?stream=lite', headers=dict([sys.argv[1].split(': ')]))
+try:
+    print(urllib.request.urlopen(request, timeout=10).status)
+except urllib.error.HTTPError as exc:
+    print(exc.code)
+END"
+}
+is 'answers with and without a token' '200 401' \
+    "$(answer 'Authorization: Bearer a-token-that-only-root-may-read') $(answer 'Accept: text/event-stream')"
+say 'drop-ins as documented: an archive elsewhere, tokens as a credential, options in /etc/certstream/environment'
 
 # A signal that really blocks the event loop, in the thread that runs it
 inside "echo 'import signal; signal.signal(signal.SIGUSR1, lambda number, frame: __import__(\"time\").sleep(3600))' \

@@ -88,7 +88,8 @@ class ServiceManager:
         self._now("READY=1")
 
     def stopping(self) -> None:
-        """The service is about to end."""
+        """The service is about to end, started or not."""
+        self._starting = False
         self._status = lambda: "stopping"
         self._now("STOPPING=1")
 

@@ -213,6 +213,7 @@ class Service:
 
     async def _leave_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
+        self._manager.stopping()
         if self._archive is not None:
             leave_in_time(_LEAVE_S)
 
@@ -228,7 +229,6 @@ class Service:
             group.create_task(supervisor.run(), name="logs")
             reloading = None if self._reloader is None else group.create_task(self._reloader.run(), name="reload")
             await stop.wait()
-            self._manager.stopping()
             log.info("stopping", clients=self._hub.clients())
             if reloading is not None:
                 reloading.cancel()

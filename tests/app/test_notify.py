@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from certstream.app.notify import ServiceManager, status_line
 from certstream.metrics import LogState
@@ -52,12 +54,38 @@ async def test_a_manager_without_room_learns_later_that_the_service_is_ready(tmp
     assert following == ["STATUS=fine", "WATCHDOG=1"]
 
 
+async def test_a_service_that_ends_while_it_starts_asks_for_no_more_time(tmp_path: Path) -> None:
+    with Manager(tmp_path) as manager:
+        async with ServiceManager.of(manager.environment(watchdog_s=0.1), lambda: "fine") as told:
+            told.stopping()
+            assert await manager.next() == ["STOPPING=1", "STATUS=stopping", "WATCHDOG=1"]
+            assert await manager.next() == ["STATUS=stopping", "WATCHDOG=1"]
+
+
 async def test_without_a_manager_nothing_happens() -> None:
     tasks = asyncio.all_tasks()
     async with ServiceManager.of({"WATCHDOG_USEC": "1000"}, lambda: "fine") as told:
         told.ready()
         told.stopping()
         assert asyncio.all_tasks() == tasks
+
+
+@pytest.mark.parametrize("address", ["notify", "vsock:2:1234"])
+async def test_an_address_of_another_kind_is_a_warning(address: str) -> None:
+    with capture_logs() as lines:
+        async with ServiceManager.of({"NOTIFY_SOCKET": address}, lambda: "fine") as told:
+            told.ready()
+    assert [(line["log_level"], line["address"]) for line in lines] == [("warning", address)]
+
+
+@pytest.mark.parametrize(("pid", "feeds"), [(os.getpid(), True), (1, False)])
+async def test_a_watchdog_that_waits_for_another_process_is_none_of_ours(
+    tmp_path: Path, pid: int, *, feeds: bool
+) -> None:
+    with Manager(tmp_path) as manager:
+        environment = {**manager.environment(watchdog_s=1), "WATCHDOG_PID": str(pid)}
+        async with ServiceManager.of(environment, lambda: "fine"):
+            assert ("WATCHDOG=1" in await manager.next()) == feeds
 
 
 @pytest.mark.parametrize("usec", ["", "0", "-1", "1e6", "٤٢"])
