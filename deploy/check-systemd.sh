@@ -2,7 +2,7 @@
 # The units as systemd runs them: installs this tree by the commands of docs/deployment-systemd.md into a copy of this
 # machine, with a systemd of its own as pid 1, no network and nothing shared, and looks at what then happens. Needs root
 # that may make namespaces; nothing outside of a temporary directory changes. One line per thing checked.
-set -euo pipefail
+set -Eeuo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 patience_s=60
 
@@ -37,6 +37,7 @@ if [ "${1:-}" = --boot ]; then
     ip link set lo up
     pivot_root . before
     umount -l before
+    mount --make-rshared /  # as systemd finds it where it boots a machine; credentials reach a unit by it
     exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
         /lib/systemd/systemd --system --unit=check.target --log-target=console --show-status=no
 fi
@@ -61,9 +62,12 @@ fi
 unshare -C -m -p -u -i -n -f true 2> /dev/null || fail 'this root may not make namespaces (a container without privileges?)'
 
 work=$(mktemp -d)
-pid=
+machine= pid=
 clean() {
-    if [ -n "$pid" ]; then kill -KILL "$pid" 2> /dev/null || true; wait "$machine" 2> /dev/null || true; fi
+    if [ -n "$machine" ]; then  # pid 1 of the copy goes with it, and all processes there with that
+        kill -KILL "$machine" 2> /dev/null || true
+        wait "$machine" 2> /dev/null || true
+    fi
     if mountpoint -q "$work/cgroup"; then
         if [ -d "$work/cgroup/$group" ]; then
             for _ in $(seq 50); do
@@ -108,6 +112,10 @@ health = json.load(urllib.request.urlopen('http://127.0.0.1:8080/health/deep', t
 print($1)
 END" 2> /dev/null
 }
+told() {  # what to know of a failure
+    inside 'systemctl status --no-pager --lines=0 certstream || true; tail -n 40 /var/log/units' >&2 || true
+}
+restart() { inside 'systemctl restart certstream' || { told; fail 'systemctl restart certstream'; }; }
 until_is() {  # what it is, the value to wait for, a command that prints it
     local what=$1 wanted=$2 got=''
     shift 2
@@ -116,11 +124,11 @@ until_is() {  # what it is, the value to wait for, a command that prints it
         [ "$got" != "$wanted" ] || return 0
         sleep 0.2
     done
-    inside 'tail -n 40 /var/log/units' >&2 || true
+    told
     fail "$what is ${got@Q}, not ${wanted@Q}"
 }
 is() {  # what it is, the value wanted, the value
-    [ "$2" = "$3" ] || { inside 'tail -n 40 /var/log/units' >&2 || true; fail "$1 is ${3@Q}, not ${2@Q}"; }
+    [ "$2" = "$3" ] || { told; fail "$1 is ${3@Q}, not ${2@Q}"; }
 }
 edit() {  # a name and lines of a drop-in for the service
     inside "mkdir -p /etc/systemd/system/certstream.service.d
@@ -183,7 +191,8 @@ delta_sink: {enabled: true, flush_interval_secs: 1}
 backfill: {staging_path: staging}
 maintenance: {quiet_secs: 0, interval_secs: 10}
 END
-systemctl daemon-reload; systemctl start logs; systemctl restart certstream"
+systemctl daemon-reload; systemctl start logs"
+restart
 until_is 'logs that it follows' 2 health 'sum(log["state"] == "following" for log in health["logs"])'
 until_is 'state of the archive' "('healthy', True)" health '(health["archive"]["state"], health["archive"]["last_commit_s"] is not None)'
 reading() { show StatusText | cut -d , -f 1; }
@@ -202,17 +211,19 @@ is 'owner of what it fetched' certstream "$(inside 'stat -c %U /var/lib/certstre
 inside 'systemctl start certstream-merge@check' || fail 'certstream-merge@check fails'
 is 'what is left of staging' gone "$(inside 'test -e /var/lib/certstream/staging-check || echo gone')"
 rows=$(inside "cd /var/lib/certstream && /opt/certstream/bin/python -c \"
+import os
 from deltalake import DeltaTable
 table = DeltaTable('data/certstream').to_pyarrow_table(columns=['source_url', 'cert_index'])
 for url in sorted(set(table['source_url'].to_pylist())):
     found = sorted(row['cert_index'] for row in table.to_pylist() if row['source_url'] == url)
     assert found == list(range(len(found))) and len(found) >= 3000, url
-print(table.num_rows)\"") || fail 'the archive has gaps or doubled rows'
+print(table.num_rows, flush=True)
+os._exit(0)  # threads of pyarrow may still be at work, and end the interpreter's end by SIGABRT\"") || fail 'the archive has gaps or doubled rows'
 say "certstream-backfill@check and certstream-merge@check: the archive has all $rows entries, each once"
 refused=$(inside 'cd /var/lib/certstream && /opt/certstream/bin/certstream --config /etc/certstream/config.yaml --maintain 2>&1 && echo "exit 0"' || true)
 case $refused in *'belongs to certstream'*'sudo -u certstream certstream --maintain'*) ;; *) fail "root is not refused: $refused" ;; esac
-inside 'cd /var/lib/certstream && sudo -u certstream /opt/certstream/bin/certstream --config /etc/certstream/config.yaml --maintain 2> /dev/null' ||
-    fail 'sudo -u certstream does not run a command'
+said=$(inside 'cd /var/lib/certstream && sudo -u certstream certstream --config /etc/certstream/config.yaml --backfill --dry-run 2>&1') ||
+    fail "sudo -u certstream does not run a command: $said"
 is 'what is not owned by certstream' '' "$(inside 'find /var/lib/certstream ! -user certstream')"
 say 'root is refused on its tables, sudo -u certstream is not; every file belongs to certstream'
 
@@ -223,7 +234,7 @@ echo CERTSTREAM_DELTA_SINK_TABLE_PATH=/srv/archive/main > /etc/certstream/enviro
 edit elsewhere '[Service]
 ReadWritePaths=/srv/archive
 LoadCredential=tokens:/etc/certstream/tokens'
-inside 'systemctl restart certstream'
+restart
 until_is 'owner of an archive elsewhere' certstream inside 'stat -c %U /srv/archive/main/_delta_log'
 answer() {  # the status of a stream's answer, by the header of the request
     inside "/opt/certstream/bin/python - '$1' <<'END'
@@ -245,7 +256,8 @@ inside "echo 'import signal; signal.signal(signal.SIGUSR1, lambda number, frame:
 edit watchdog '[Service]
 WatchdogSec=4s
 RestartSec=100ms'
-inside 'systemctl restart certstream; : > /var/log/units; systemctl kill --kill-whom=main --signal=SIGUSR1 certstream'
+restart
+inside ': > /var/log/units; systemctl kill --kill-whom=main --signal=SIGUSR1 certstream'
 until_is 'restarts after the loop hung' 1 show NRestarts
 until_is 'state of the service' active show ActiveState
 inside 'grep -q "in <lambda>" /var/log/units' || fail 'nothing says where it hung'
