@@ -62,7 +62,7 @@ fi
 unshare -C -m -p -u -i -n -f true 2> /dev/null || fail 'this root may not make namespaces (a container without privileges?)'
 
 work=$(mktemp -d)
-machine= pid=
+machine='' pid=''
 clean() {
     if [ -n "$machine" ]; then  # pid 1 of the copy goes with it, and all processes there with that
         kill -KILL "$machine" 2> /dev/null || true
