@@ -4,9 +4,10 @@ The real service on simulated logs of 600 entries/s; 100 honest clients of the l
 from reading an entry (`seen`) to its arrival; each attack of benchmarks/hostile_clients.py in turn, from a process of
 its own on the same machine.
 
-An attacker takes CPU time that on two cores the service and the honest clients lack, whatever the service does. So
-after each attack the same time is measured with a process that uses as much CPU and leaves the service alone: `work`
-is its p99, and the last ratio what the attack itself did. At the end every honest client must have had the same bytes.
+Before each attack it is quiet for as long; `quiet` is all of that. An attacker takes CPU time that on two cores the
+service and the honest clients lack, whatever the service does. So after each attack the same time is measured with a
+process that uses as much CPU and leaves the service alone: `work` is its p99, and the last ratio what the attack itself
+did. At the end every honest client must have had the same bytes.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def client(role: str, what: str, port: int, seconds: float, *more: str) -> subpr
     return spawn([sys.executable, str(CLIENTS), role, what, str(port), str(seconds), *more])
 
 
-def run(names: Sequence[str], seconds: float) -> tuple[list[Phase], list[Phase], array[float]]:
-    """Attack by all; quiet and each attack, the work that each is compared with, and the samples."""
+def run(names: Sequence[str], seconds: float) -> tuple[list[list[Phase]], array[float]]:
+    """Attack by all, one after the other; quiet, attack and work of each, and the samples."""
     with tempfile.TemporaryDirectory() as directory:
         log_port = free_port()
         urls = [f"http://127.0.0.1:{log_port}/log{i}/rfc6962/" for i in range(LOGS)]
@@ -81,13 +82,13 @@ def run(names: Sequence[str], seconds: float) -> tuple[list[Phase], list[Phase],
             time.sleep(0.05)
         logs = start_logs(log_port, LOGS, RATE)
         time.sleep(SETTLE_S)
-        phases, works = [run_phase("quiet", port, service.pid, 2 * seconds)], []
+        phases = []
         for name in names:
+            quiet = run_phase(name, port, service.pid, seconds)
             attacked = run_phase(name, port, service.pid, seconds, "attack", name)
-            phases.append(attacked)
             time.sleep(1.5)  # for what it left behind
             share = attacked.did["cpu_s"] / (attacked.stop - attacked.start)
-            works.append(run_phase(name, port, service.pid, seconds, "work", f"{share:.3f}"))
+            phases.append([quiet, attacked, run_phase(name, port, service.pid, seconds, "work", f"{share:.3f}")])
         left = connected(port)
         logs.terminate()
         received: list[int] = json.loads(honest.communicate()[0].rpartition("\n")[2])
@@ -98,15 +99,15 @@ def run(names: Sequence[str], seconds: float) -> tuple[list[Phase], list[Phase],
         found.frombytes(samples.read_bytes())
     if left != HONEST or len(set(received)) != 1:
         raise SystemExit(f"{left} clients are left, of {HONEST}; they had {min(received)} to {max(received)} bytes")
-    return phases, works, found
+    return phases, found
 
 
-def latencies_ms(samples: array[float], phase: Phase) -> tuple[float, float]:
-    """p50 and p99 of what arrived in a phase."""
+def latencies_ms(samples: array[float], *phases: Phase) -> tuple[float, float]:
+    """p50 and p99 of what arrived in these phases."""
     inside = sorted(
         latency
         for at, latency in zip(samples[::2], samples[1::2], strict=True)
-        if phase.start + 0.2 <= at <= phase.stop
+        if any(phase.start + 0.2 <= at <= phase.stop for phase in phases)
     )
     return inside[len(inside) // 2] * 1e3, inside[int(len(inside) * 0.99)] * 1e3
 
@@ -118,12 +119,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="that each attack lasts, at most 30")
     args = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    phases, works, samples = run(args.attacks, min(args.seconds, 30.0))
-    quiet, attacked = phases[0], phases[1:]
-    quiet_p50, quiet_p99 = latencies_ms(samples, quiet)
+    phases, samples = run(args.attacks, min(args.seconds, 30.0))
+    quiets = [quiet for quiet, _, _ in phases]
+    quiet_p50, quiet_p99 = latencies_ms(samples, *quiets)
+    cores = sum(quiet.service_cores for quiet in quiets) / len(quiets)
     print(HEADER)
-    print(f"{'quiet':44} {quiet.service_cores:>7.2f} {quiet_p50:>12.1f} {quiet_p99:>7.1f} {'':26} {quiet.rss_mb:>8.0f}")
-    for phase, work in zip(attacked, works, strict=True):
+    print(f"{'quiet':44} {cores:>7.2f} {quiet_p50:>12.1f} {quiet_p99:>7.1f} {'':26} {quiets[0].rss_mb:>8.0f}")
+    for _, phase, work in phases:
         (p50, p99), (_, work_p99), did = latencies_ms(samples, phase), latencies_ms(samples, work), phase.did
         print(
             f"{phase.name:11} {did['opened']:>7,.0f} {did['closed']:>7,.0f} {did['sent_mb']:>8,.1f}"
