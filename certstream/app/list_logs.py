@@ -15,6 +15,11 @@ from certstream.ct.types import LogInfo
 
 _CONFIGURED = "configuration"  # where a log is from that no list brought
 _NONE = "-"
+# What only a list says of a log
+_LISTED = (
+    "state", "list", "log_type", "mmd_s", "stop", "final_root_hash", "interval_start_ms", "interval_stop_ms",
+    "poll_interval_s",
+)  # fmt: skip
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))  # seconds, unit
 
 
@@ -71,7 +76,7 @@ def _omitted_row(log: OmittedLog) -> tuple[str, ...]:
 
 
 def _configured_json(info: LogInfo) -> dict[str, Any]:
-    return {**_info_json(info), "state": None, "list": _CONFIGURED}
+    return {**_info_json(info), **dict.fromkeys(_LISTED), "list": _CONFIGURED}
 
 
 def _chosen_json(chosen: ChosenLog) -> dict[str, Any]:

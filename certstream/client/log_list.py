@@ -263,7 +263,7 @@ def _check_not_older(held: _Held, fetched: FetchedList) -> None:
 
 def _log_list(source: ListSource, logs: LogList) -> None:
     logger.info(
-        "log list",
+        "log list read",
         list=source.name,
         version=logs.version,
         logs=len(logs.logs),

@@ -88,7 +88,7 @@ async def _fetch_signature(http: HttpClient, source: ListSource) -> bytes:
 
 
 async def _fetch(http: HttpClient, location: str, cap_bytes: int, known: Validators) -> Page | None:
-    if location.startswith(("http://", "https://")):
+    if "://" in location:
         return await http.get_page(location, cap_bytes=cap_bytes, known=known)
     return Page(await asyncio.to_thread(_read_file, Path(location), cap_bytes), Validators())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 
@@ -18,6 +19,7 @@ def is_log_url(url: str) -> bool:
     )
 
 
+@lru_cache(maxsize=1_024)  # log lists compare every URL with every other, again and again
 def url_identity(url: str) -> str | None:
     """What two spellings of one log's URL have in common, None if it is no log's URL.
 

@@ -99,6 +99,7 @@ def test_programs_get_the_same_and_what_verifies_the_logs() -> None:
     assert [(each["list"], each["state"]) for each in made["followed"]] == [
         ("configuration", None), ("google", "usable"), ("google", "readonly"), ("apple", "usable"),
     ]  # fmt: skip
+    assert len({tuple(each) for each in made["followed"]}) == 1  # the same members in each
     readonly, over = made["followed"][2:]
     assert (readonly["stop"], base64.b64decode(readonly["final_root_hash"])) == (57_634_084, bytes(range(32)))
     assert base64.b64decode(over["key"]) == CHOICE.chosen[2].log.key
