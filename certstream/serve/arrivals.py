@@ -63,11 +63,13 @@ class Bounds:
 class Connection(web.RequestHandler):
     """A connection that is cut when no whole request comes in time, or one that is too large."""
 
-    __slots__ = ("_arrivals", "_head_bytes", "_late", "_wants_request")
+    __slots__ = ("_arrivals", "_counted", "_head_bytes", "_late", "_wants_request", "was_made")
 
-    def __init__(self, arrivals: Arrivals, server: web.Server, **settings: Any) -> None:
+    def __init__(self, arrivals: Arrivals, server: web.Server, *, counted: bool, **settings: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
+        self.was_made = False
         self._arrivals = arrivals
+        self._counted = counted
         self._late: asyncio.TimerHandle | None = None
         self._wants_request = True
         self._head_bytes = 0
@@ -75,7 +77,8 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the client ask, or end the connection at once where there are too many."""
         super().connection_made(transport)
-        if self._arrivals.opened():
+        self.was_made = True
+        if self._counted or self._arrivals.opened():
             self._late = self._loop.call_later(self._arrivals.bounds.request_s, self._cut, "slow_request")
         else:
             self._cut("full")
@@ -141,9 +144,9 @@ class Arrivals:
             **settings,
         }
 
-    def __call__(self) -> Connection:
-        """Return the protocol of a new connection."""
-        return Connection(self, self._server, **self._settings)
+    def __call__(self, *, counted: bool = False) -> Connection:
+        """Return the protocol of a new connection; one that is `counted` was told of by `opened` before."""
+        return Connection(self, self._server, counted=counted, **self._settings)
 
     def opened(self) -> bool:
         """Count a connection; whether it may stay."""

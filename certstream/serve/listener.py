@@ -7,7 +7,7 @@ import logging
 import os
 import ssl
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import ClientConnectionResetError, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -15,10 +15,10 @@ from prometheus_client import Counter
 
 from certstream.errors import ConfigError
 from certstream.serve.arrivals import Arrivals, Bounds
+from certstream.serve.handshakes import TlsServer, listening_sockets
 
 _BACKLOG: Final = 4096  # connections not accepted yet; the kernel cuts it to its somaxconn
 _HANDLER_GRACE_S: Final = 0.2  # for requests that are no streams, at shutdown
-_TLS_GOODBYE_S: Final = 1.0  # for a client to answer the end of TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Listener:
             handler_cancellation=True,  # a stream's handler ends with its connection
             shutdown_timeout=_HANDLER_GRACE_S,
         )
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsServer | None = None
 
     @property
     def port(self) -> int:
@@ -74,24 +74,20 @@ class Listener:
         server = self._runner.server
         assert server is not None
         arrivals = self._arrivals = Arrivals(server, self._bounds, self._refused, logger=_logger())
-        tls: dict[str, Any] = {}
-        if self._tls is not None:
-            tls = {
-                "ssl": self._tls,
-                "ssl_handshake_timeout": self._bounds.request_s,
-                "ssl_shutdown_timeout": _TLS_GOODBYE_S,
-            }
-        address = self._address
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                arrivals, address.host, address.port, backlog=_BACKLOG, **tls
-            )
+            self._server = await self._listen(arrivals)
         except OSError as exc:
             await self._runner.cleanup()
-            raise ConfigError(f"cannot listen on {address}: {_why(exc)}") from exc
+            raise ConfigError(f"cannot listen on {self._address}: {_why(exc)}") from exc
         for sock in self._server.sockets:
             for level, option, value in self._bounds.socket_options():
                 sock.setsockopt(level, option, value)
+
+    async def _listen(self, arrivals: Arrivals) -> asyncio.Server | TlsServer:
+        host, port = self._address.host, self._address.port
+        if self._tls is not None:
+            return TlsServer(await listening_sockets(host, port, _BACKLOG), self._tls, arrivals)
+        return await asyncio.get_running_loop().create_server(arrivals, host, port, backlog=_BACKLOG)
 
     def stop(self) -> None:
         """Take no more connections; those that are there go on."""
