@@ -79,6 +79,18 @@ async def test_a_kept_list_that_does_not_verify_any_more_is_not_used(
     assert lists.statuses()[0].age_s is None
 
 
+async def test_a_kept_list_that_is_not_signed_is_not_used_when_it_is_damaged(
+    http: HttpClient, publisher: Publisher, tmp_path: Path
+) -> None:
+    source = publisher.unsigned()
+    await lists_of(http, source, directory=tmp_path).start()
+    path = kept_path(tmp_path, source)
+    for old, new, found in ((b"", b"", ["Log 1"]), (b"Log 1", b"Log 7", [])):
+        path.write_bytes(path.read_bytes().replace(old, new))
+        publisher.answers = [lambda: web.Response(status=503)]
+        assert names(await lists_of(http, source, directory=tmp_path).start()) == found
+
+
 async def test_a_source_that_becomes_signed_does_not_use_what_was_kept_unsigned(
     http: HttpClient, publisher: Publisher, tmp_path: Path
 ) -> None:
