@@ -11,8 +11,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parent.parent.parent
 LEVELS: Final = {"warning", "error", "exception", "critical"}
 LOGGERS: Final = {"log", "logger"}
-# Of the client for terminals and scripts, and of a mode that says itself what it is
-LEFT_OUT: Final = ("subscribe", "tail.py", "core.py")
+# The clients for terminals and scripts; and what nothing calls yet, see docs/decisions/0004
+LEFT_OUT: Final = ("subscribe", "tail", "core.py", "log_list.py", "log_list_source.py", "log_list_store.py")
 
 
 def warnings() -> Iterator[tuple[str, str]]:
