@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ct": {"errors"},
     "intervals": {"ct"},
     "durable": set(),
+    "evidence": {"ct", "durable"},
     "locks": {"errors"},
     "terminal": set(),
     "progress": {"errors", "terminal"},

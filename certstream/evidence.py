@@ -1,0 +1,165 @@
+"""What a log said that does not fit together: one file for each distinct case, kept until an operator removes it.
+
+A case is JSON: the log with its key, its signed heads as they came, and what did not fit, so that anybody can check it
+without this program. The same case is written once, however often it is met. As long as a file about it lies in the
+directory, a log is suspect.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import orjson
+import structlog
+
+from certstream.ct.types import LogInfo, TreeHead
+from certstream.durable import sync_directory, sync_file
+
+CaseKind: TypeAlias = Literal["wrong_leaf", "wrong_root", "two_roots", "inconsistent", "signature", "altered_precert"]
+
+_MOST_OF_A_LOG: Final = 100  # files; further cases are logged and counted, not written
+_MOST: Final = 1_000  # of all logs
+_MOST_BYTES: Final = 256 << 10  # of one file; what is longer is cut and said so
+_NAME: Final = re.compile(r"(?P<log>[0-9a-f]{16})-(?P<kind>[a-z_]+)-(?P<case>[0-9a-f]{16})\.json")
+_VERSION: Final = 1
+
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that does not fit, and what shows it."""
+
+    kind: CaseKind
+    log: LogInfo
+    error: str  # what was checked, and how it failed
+    heads: Sequence[TreeHead] = ()  # as the log signed them, the one believed before first
+    start: int | None = None  # indices [start, stop) that it is about
+    stop: int | None = None
+    hashes: dict[str, bytes] = field(default_factory=dict)  # by what they are: `expected_root`, `leaf`, …
+    bodies: dict[str, bytes] = field(default_factory=dict)  # what the log sent, by its path
+
+    def key(self) -> str:
+        """The same for the same case: hexadecimal. Time and wording do not count, nor what else the log sent."""
+        digest = hashlib.sha256()
+        heads = (part for head in self.heads for part in (head.tree_size, head.root_hash.hex()))
+        hashes = (part for name in sorted(self.hashes) for part in (name, self.hashes[name].hex()))
+        for part in (self.kind, self.log.base_url, self.start, self.stop, *heads, *hashes):
+            digest.update(f"{part}\0".encode())
+        return digest.hexdigest()[:16]
+
+
+class EvidenceStore:
+    """The directory of cases; it is made when there is the first. Belongs to one thread at a time.
+
+    At most _MOST_OF_A_LOG files of a log and _MOST of all. A failure to write is logged, and tried again when the case
+    is met again: evidence never stops a log.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def record(self, case: Case, noted_s: float) -> Path | None:
+        """Write a case that is not there yet; `noted_s` is Unix time. Its file, None where none could be written."""
+        name = f"{_log_key(case.log.base_url)}-{case.kind}-{case.key()}.json"
+        path = self._directory / name
+        try:
+            there = self._names()
+            if name in there:
+                return path
+            of_log = sum(other.startswith(name[:17]) for other in there)
+            if of_log >= _MOST_OF_A_LOG or len(there) >= _MOST:
+                logger.warning(
+                    "there is much evidence already, this is not kept",
+                    log=case.log.name,
+                    case=case.kind,
+                    error=case.error,
+                )
+                return None
+            self._write(path, _document(case, noted_s))
+        except OSError as exc:
+            logger.warning("evidence cannot be written", log=case.log.name, file=str(path), error=exc.strerror)
+            return None
+        logger.warning(
+            "evidence about a log is kept", log=case.log.name, case=case.kind, file=str(path), error=case.error
+        )
+        return path
+
+    def suspects(self, logs: Sequence[LogInfo]) -> dict[str, int]:
+        """How many cases lie there about each of the logs, by base_url; logs without are not in it.
+
+        Raises OSError where the directory cannot be read.
+        """
+        counts = Counter(found["log"] for name in self._names() if (found := _NAME.fullmatch(name)))
+        by_url = {log.base_url: counts[_log_key(log.base_url)] for log in logs}
+        return {url: count for url, count in by_url.items() if count}
+
+    def _names(self) -> set[str]:
+        try:
+            return {path.name for path in self._directory.iterdir() if _NAME.fullmatch(path.name)}
+        except FileNotFoundError:
+            return set()
+
+    def _write(self, path: Path, document: bytes) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".tmp")
+        try:
+            new.write_bytes(document)
+            sync_file(new)
+            new.replace(path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+        sync_directory(self._directory)
+
+
+def _log_key(base_url: str) -> str:
+    return hashlib.sha256(base_url.encode()).hexdigest()[:16]
+
+
+def _document(case: Case, noted_s: float) -> bytes:
+    log = case.log
+    document: dict[str, Any] = {
+        "version": _VERSION,
+        "kind": case.kind,
+        "noted": noted_s,
+        "log": {
+            "name": log.name,
+            "url": log.url,
+            "protocol": log.kind,
+            "log_id": _base64(log.log_id),
+            "key": _base64(log.key),
+        },
+        "error": case.error,
+        "range": None if case.start is None else [case.start, case.stop],
+        "heads": [_head(head) for head in case.heads],
+        "hashes": {name: _base64(value) for name, value in case.hashes.items()},
+        "bodies": {},
+    }
+    room = _MOST_BYTES - len(orjson.dumps(document))
+    for path, body in case.bodies.items():
+        kept = body[: max(0, room) * 3 // 4]  # base64 makes four bytes of three
+        document["bodies"][path] = {"size": len(body), "content": _base64(kept)}
+        room -= len(kept) * 4 // 3 + len(path) + 64
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2)
+
+
+def _head(head: TreeHead) -> dict[str, Any]:
+    return {
+        "tree_size": head.tree_size,
+        "timestamp": head.timestamp_ms,
+        "root_hash": _base64(head.root_hash),
+        "signature": _base64(head.signature),
+        "note": head.note.decode("utf-8", "replace"),
+    }
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
