@@ -20,7 +20,7 @@ import orjson
 import structlog
 
 from certstream.ct.types import LogInfo, TreeHead
-from certstream.durable import sync_directory, sync_file
+from certstream.durable import write_file
 
 CaseKind: TypeAlias = Literal["wrong_leaf", "wrong_root", "two_roots", "inconsistent", "signature", "altered_precert"]
 
@@ -109,15 +109,7 @@ class EvidenceStore:
 
     def _write(self, path: Path, document: bytes) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".tmp")
-        try:
-            new.write_bytes(document)
-            sync_file(new)
-            new.replace(path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-        sync_directory(self._directory)
+        write_file(path, document)
 
 
 def _log_key(base_url: str) -> str:

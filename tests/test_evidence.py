@@ -101,4 +101,4 @@ def test_what_cannot_be_written_is_said_and_tried_again(tmp_path: Path) -> None:
         store.suspects([LOG])
     (tmp_path / "evidence").unlink()
     assert store.record(CASE, NOTED_S) is not None
-    assert not list(tmp_path.glob("**/*.tmp"))
+    assert not list(tmp_path.glob("**/*.tmp*"))
