@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from certstream.config.option import Section, option
+from certstream.config.option import FilePath, Section, option
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
 _TOKEN = re.compile(r"[!-~]{1,1024}")
@@ -139,7 +139,7 @@ class AuthConfig(Section):
     premium_tokens: _Tokens = option(
         (), "Tokens that let in with the limits of rate_limit.premium_*.", secret=True, allowed=_TOKENS
     )
-    tokens_file: str | None = option(
+    tokens_file: FilePath | None = option(
         None,
         "A file of further tokens, one in a line; `standard ` or `premium ` before it sets its tier, `#` begins a "
         "comment. ${CREDENTIALS_DIRECTORY}/<name> is a credential of systemd.",

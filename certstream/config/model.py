@@ -24,7 +24,7 @@ from certstream.config.access import (
 from certstream.config.archive import BackfillConfig, DeltaSinkConfig, MaintenanceConfig
 from certstream.config.levels import parse_level
 from certstream.config.logs import CustomLogConfig, StaticLogConfig
-from certstream.config.option import Section, option
+from certstream.config.option import FilePath, Section, option
 
 _MIB = 1 << 20
 _AGENT = "1 to 200 printable ASCII characters"
@@ -85,7 +85,7 @@ class StreamsConfig(Section):
 class CtLogConfig(Section):
     """How logs are read."""
 
-    state_file: str | None = option(
+    state_file: FilePath | None = option(
         "certstream_state.json",
         "Where the position in each log is kept. Null keeps none: each start begins anew.",
         allowed="a path",
@@ -192,7 +192,7 @@ class HotReloadConfig(Section):
     """
 
     enabled: bool = option(False, "Whether the configuration file is watched, and auth.tokens_file with it.")
-    watch_path: str | None = option(
+    watch_path: FilePath | None = option(
         None,
         "What is watched instead of the configuration file, which is read again when that changes: a file that is "
         "touched when all is written. Null watches the configuration file itself, also where it is a link.",
@@ -219,12 +219,12 @@ class Config(BaseSettings):
         )
     )
     log_format: Literal["console", "json"] = option("console", "How log lines are written to stderr.")
-    tls_cert: str | None = option(
+    tls_cert: FilePath | None = option(
         None,
         "Certificate and chain as PEM, to serve TLS 1.2 and 1.3 with. Read again when the file changes.",
         allowed="a path",
     )
-    tls_key: str | None = option(
+    tls_key: FilePath | None = option(
         None,
         "Private key of that certificate as PEM, not encrypted. Both are set or neither.",
         allowed="a path",

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
+
+_NO_PATH: Final = re.compile(r"[\x00\ud800-\udfff]")  # what no call of the system takes
+
+
+def _checked_path(text: str) -> str:
+    if _NO_PATH.search(text):
+        raise ValueError("must be a path")
+    return text
+
+
+FilePath = Annotated[str, AfterValidator(_checked_path)]
 
 
 class Section(BaseModel):
