@@ -119,6 +119,10 @@ def test_every_mistake_is_told_at_once(mistakes: Mistakes) -> None:
         ("ct_log: {fetch_concurrency: 0}", "ct_log.fetch_concurrency"),
         ("ct_log: {state_recovery: maybe}", "ct_log.state_recovery"),
         ("ct_log: {state_file: 5}", "ct_log.state_file"),
+        ('ct_log: {state_file: "a\\0b"}', "ct_log.state_file"),
+        ('auth: {tokens_file: "a\\0b"}', "auth.tokens_file"),
+        ('hot_reload: {watch_path: "a\\ud800"}', "hot_reload.watch_path"),
+        ('tls_cert: a\ntls_key: "a\\0b"', "tls_key"),
         ('ct_log: {user_agent: "a\\nb"}', "ct_log.user_agent"),
         ("ct_log: {operator_rate_limits: {google: -1}}", "ct_log.operator_rate_limits.google"),
         ("ct_log: {operator_rate_limits: [google]}", "ct_log.operator_rate_limits"),
@@ -175,6 +179,29 @@ def test_secrets_are_not_told(mistakes: Mistakes) -> None:
     )
     assert len(found.splitlines()) == 8
     assert "hunter" not in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "auths: {enabled: true, tokens: [hunter2]}",
+        "auths: [hunter2]",
+        "server: {auth: {tokens: [hunter2]}}",
+        "auth: hunter2",
+        "auth: [hunter2]",
+        "auth: {enabled: hunter2}",
+        "auth: {header_name: 'Bearer hunter2'}",
+        "auth: {clients: {alice: hunter2}}",
+        "auth: {tokens: [*hunter2]}",
+        "auth: {tokens: [!hunter2 a]}",
+        "auth: {tokens: [!h!unter2 a]}",
+    ],
+)
+def test_secrets_in_the_wrong_place_are_not_told(mistakes: Mistakes, text: str) -> None:
+    (mistake,) = mistakes(text)
+    assert "unter2" not in mistake
+    (mistake,) = mistakes("", CERTSTREAM_AUTH_CLIENTS='{"alice": "hunter2"}')
+    assert "hunter" not in mistake
 
 
 def test_a_long_value_is_cut_and_control_characters_are_written_out(mistakes: Mistakes) -> None:

@@ -118,7 +118,9 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
 def _unknown(path: str, value: Any, known: Mapping[str, Option]) -> str:
     near = nearest_path(path, [*known, *SECTIONS] if known is OPTIONS else known)
     section = path.rpartition(".")[0]
-    secret = section in SECRET_SECTIONS or (near is not None and near in known and known[near].secret)
+    secret = not SECRET_SECTIONS.isdisjoint((section, near)) or (
+        near is not None and near in known and known[near].secret
+    )
     siblings = ", ".join(other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == section)
     hint = f"the nearest known is {near}" if near else f"known are {siblings}"
     return f"{path}: unknown option, set to {shown(value, path, secret=secret)}; {hint}"
@@ -135,7 +137,8 @@ def _line(error: ErrorDetails, sources: Mapping[str, str]) -> str:
         return f"{_unknown(path, error['input'], known)}{source}"
     if error["type"] == "missing":
         return f"{path}: missing, must be {option.allowed if option else 'set'}{source}"
-    value = shown(error["input"], path, secret=option is not None and option.secret)
+    secret = path.partition(".")[0] in SECRET_SECTIONS or (option is not None and option.secret)
+    value = shown(error["input"], path, secret=secret)
     return f"{path}: {value} is not allowed, {_demand(error, option)}{source}"
 
 

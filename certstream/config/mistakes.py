@@ -15,15 +15,23 @@ _LONGEST = 80
 
 
 def shown(value: Any, name: str, *, secret: bool = False) -> str:
-    """Return a value as one short line, masked if it is a secret or the name of its key sounds like one."""
+    """Return a value as one short line; masked is what is a secret, or what has a name, in it too, that sounds so."""
     if secret or _SECRET_NAME.search(name):
         return MASK
+    value = _masked(value)
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, TypeError):  # keys that JSON does not have
         text = str(value)
     text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in without_user_info(text))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _masked(value: Any) -> Any:
+    """A whole section may stand where none is expected: under a misspelt name."""
+    if isinstance(value, dict):
+        return {key: MASK if _SECRET_NAME.search(str(key)) else _masked(inner) for key, inner in value.items()}
+    return [_masked(inner) for inner in value] if isinstance(value, list) else value
 
 
 def without_user_info(text: str) -> str:
