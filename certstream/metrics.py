@@ -134,6 +134,7 @@ class Metrics:
         self._define_streams()
         self._define_process(version)
         self._logs: dict[str, LogMetrics] = {}
+        self._forgotten: set[str] = set()  # names of logs that may be read still
         self._streams: dict[str, StreamMetrics] = {}
         self._archive: ArchiveMetrics | None = None
 
@@ -148,12 +149,19 @@ class Metrics:
         """Return the metrics of the log with that configured name; the same object each time."""
         if name not in self._logs:
             self._logs[name] = LogMetrics(self, name)
+            self._forgotten.discard(name)
         return self._logs[name]
 
+    def log_request(self, name: str, status: str) -> None:
+        """Count one request as `LogMetrics.request` does, but none of a log that is forgotten: a backfill may go on."""
+        if name not in self._forgotten:
+            self.log(name).request(status)
+
     def forget_log(self, name: str) -> None:
-        """Show no more of the log with that configured name."""
+        """Show no more of the log with that configured name, until `log` is asked for it again."""
         if (known := self._logs.pop(name, None)) is not None:
             known.remove()
+            self._forgotten.add(name)
 
     def stream(self, kind: str) -> StreamMetrics:
         """Return the metrics of the stream `full`, `lite` or `domains`; the same object each time."""

@@ -314,7 +314,12 @@ def test_a_log_that_is_forgotten_leaves_no_series_and_may_come_again() -> None:
     logs = [dict(labels).get("log") for _, labels in samples(metrics)]
     assert "gone" not in logs
     assert "stays" in logs
+    metrics.log_request("gone", "200")  # of a backfill that goes on
+    metrics.log_request("gone", "500")
+    assert "gone" not in [dict(labels).get("log") for _, labels in samples(metrics)]
     metrics.log("gone").entries.inc()
+    metrics.log_request("gone", "200")
+    assert samples(metrics)["certstream_log_requests_total", (("log", "gone"), ("status", "200"))] == 1
     assert samples(metrics)["certstream_log_entries_total", (("log", "gone"),)] == 1
 
 

@@ -8,13 +8,14 @@ from typing import Final
 import structlog
 
 from certstream.app.settings import LogRecipe
+from certstream.ct.types import LogInfo
 from certstream.live.supervisor import Supervisor
 from certstream.live.tailer import Tailer, TailStatus
 from certstream.metrics import Metrics
 
 _LEAVE_S: Final = 30.0  # that the batch in hand of a log may take, when the log is left
 
-log = structlog.get_logger(__name__)
+logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class Following:
@@ -47,28 +48,31 @@ class Following:
         new = [recipe for recipe in recipes if recipe not in self._tailers]
         await self.supervisor.leave(gone.values(), _LEAVE_S)
         self._tailers = {recipe: tailer for recipe, tailer in self._tailers.items() if recipe not in gone}
-        self._forget([recipe.followed.info.name for recipe in gone], recipes)
+        self._forget([recipe.followed.info for recipe in gone], [recipe.followed.info for recipe in recipes])
         between()
         self.begin(new)
         self._tailers = {recipe: self._tailers[recipe] for recipe in recipes}
         _say(list(gone), new)
 
-    def _forget(self, names: Sequence[str], recipes: Sequence[LogRecipe]) -> None:
-        """Show nothing old of those logs, and nothing at all where none has that name any more."""
-        kept = {recipe.followed.info.name for recipe in recipes}
-        for name in names:
-            if name in kept:
-                self._metrics.log(name).state("starting")
+    def _forget(self, gone: Sequence[LogInfo], logs: Sequence[LogInfo]) -> None:
+        """Show nothing old of those logs, and nothing at all of a log that is not followed any more by that name."""
+        shared = {recipe.followed.info.name for recipe in self._tailers}  # with a log that stays as it is
+        again = {(log.name, log.base_url) for log in logs}
+        for log in gone:
+            if log.name in shared:
+                continue
+            if (log.name, log.base_url) in again:
+                self._metrics.log(log.name).state("starting")
             else:
-                self._metrics.forget_log(name)
+                self._metrics.forget_log(log.name)
 
 
 def _say(gone: Sequence[LogRecipe], new: Sequence[LogRecipe]) -> None:
     before = {recipe.followed.info.base_url: recipe.followed.info.name for recipe in gone}
     after = {recipe.followed.info.base_url: recipe.followed.info.name for recipe in new}
     for url in before.keys() - after.keys():
-        log.info("log is followed no more, its position is kept", log=before[url], url=url)
+        logger.info("log is followed no more, its position is kept", log=before[url], url=url)
     for url in after.keys() - before.keys():
-        log.info("log is followed from now on", log=after[url], url=url)
+        logger.info("log is followed from now on", log=after[url], url=url)
     for url in before.keys() & after.keys():
-        log.info("log is followed by changed options", log=after[url], url=url)
+        logger.info("log is followed by changed options", log=after[url], url=url)

@@ -168,20 +168,19 @@ class HttpClient:
         """
         url = f"{log.base_url}/{path}"
         pacer = self.pacing.of(log.operator)
-        metrics = self.metrics.log(log.name)
         async with pacer.turn() as admitted_at:
             try:
                 body = await self._fetch(url, cap_bytes)
             except RateLimitedError as exc:
-                metrics.request(exc.status)
+                self.metrics.log_request(log.name, exc.status)
                 pacer.limited(admitted_at, exc.retry_after_s)
                 raise RateLimitedError(f"{log.name}: {url}: {exc}", retry_after_s=exc.retry_after_s) from exc
             except FetchError as exc:
-                metrics.request(exc.status)
+                self.metrics.log_request(log.name, exc.status)
                 if exc.status not in _UNANSWERED:
                     pacer.answered(admitted_at)
                 raise FetchError(f"{log.name}: {url}: {exc}", status=exc.status) from exc
-            metrics.request("200")
+            self.metrics.log_request(log.name, "200")
             pacer.answered(admitted_at)
             return body
 
