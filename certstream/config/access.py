@@ -43,9 +43,11 @@ def _checked_tokens(tokens: tuple[str, ...]) -> tuple[str, ...]:
 def _checked_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
     for network in networks:
         try:
-            ipaddress.ip_network(network)
+            parsed = ipaddress.ip_network(network)
         except ValueError as exc:
             raise ValueError(f"must be {_NETWORKS}: {exc}") from None
+        if parsed.version == 6 and parsed.network_address.ipv4_mapped is not None:  # which clients never have
+            raise ValueError(f"must be {_NETWORKS}: {network} is IPv4, and must be written so")
     return networks
 
 

@@ -29,6 +29,7 @@ def load(tmp_path: Path, text: str, **environ: str) -> Config:
         ("auth: {premium_tokens: ['two words']}", "auth.premium_tokens: *** is not allowed, must be"),
         ("auth: {standard_tokens: ['schlüssel']}", "auth.standard_tokens: *** is not allowed, must be"),
         ("trusted_proxies: [10.0.0.1/8]", "10.0.0.1/8 has host bits set"),
+        ("trusted_proxies: ['::ffff:10.0.0.0/104']", "::ffff:10.0.0.0/104 is IPv4, and must be written so"),
         ("trusted_proxies: [proxy.example]", "must be a list of addresses and networks"),
         ("trusted_proxies: 10.0.0.1", "must be a list of addresses and networks"),
         ("cors: {allow_origins: [example.com]}", "must be a list of origins like https://example.com"),
