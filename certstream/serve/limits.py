@@ -23,6 +23,10 @@ class ConnectionCounter:
         self._total = 0
         self._of_address: dict[bytes, int] = {}
 
+    def __len__(self) -> int:
+        """Addresses that have clients; of others nothing is kept."""
+        return len(self._of_address)
+
     def refusal(self, address: bytes, limits: ConnectionLimits) -> Full | None:
         """Why one more client of that address is not let in, None where it is."""
         if limits.total is not None and self._total >= limits.total:

@@ -185,6 +185,16 @@ def test_clients_are_counted_in_all_and_by_address() -> None:
     assert counter.refusal(b"a", limits) is None
 
 
+def test_an_address_whose_last_client_left_is_forgotten() -> None:
+    counter = ConnectionCounter()
+    for number in range(100):
+        counter.enter(b"%d" % (number // 2))
+    assert len(counter) == 50
+    for number in range(99):
+        counter.leave(b"%d" % (number // 2))
+    assert len(counter) == 1
+
+
 def test_those_who_came_before_a_limit_count_too() -> None:
     counter = ConnectionCounter()
     for _ in range(5):
