@@ -69,13 +69,11 @@ clean() {
         wait "$machine" 2> /dev/null || true
     fi
     if mountpoint -q "$work/cgroup"; then
-        if [ -d "$work/cgroup/$group" ]; then
-            for _ in $(seq 50); do
-                [ -n "$(find "$work/cgroup/$group" -name cgroup.procs -exec cat {} + 2> /dev/null)" ] || break
-                sleep 0.1
-            done
-            find "$work/cgroup/$group" -depth -type d -exec rmdir {} + 2> /dev/null || true
-        fi
+        for _ in $(seq 100); do  # until the last process there is gone
+            find "$work/cgroup/$group" -depth -type d -exec rmdir {} \; 2> /dev/null || true
+            if [ ! -d "$work/cgroup/$group" ]; then break; fi
+            sleep 0.1
+        done
         umount "$work/cgroup"
     fi
     rm -rf "$work"
