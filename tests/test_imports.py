@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "ct"},
     "logging_setup": {"errors", "config"},
     "state": {"durable", "errors", "locks"},
-    "client": {*_DECODING, "durable", "metrics"},
+    "client": {*_DECODING, "durable", "evidence", "metrics"},
     "live": _READING,
     "backfill": {*_READING, "archive_metrics", "intervals", "progress"},
     "stream": {"errors", "metrics"},

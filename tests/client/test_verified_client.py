@@ -1,0 +1,227 @@
+"""Entries are proven against what their log signed: before they go out, or behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from certstream.client.proofs import prover
+from certstream.client.verified import Findings, Mode, VerifiedClient
+from certstream.ct.edge import TreeEdge
+from certstream.ct.types import LogKind
+from certstream.errors import CertstreamError, FetchError, InvalidSignatureError, LogMisbehaviourError
+from certstream.evidence import Case
+from certstream.simulator.faults import Fault, FaultKind
+from certstream.simulator.log import SimulatedLog
+from tests.client.reading_support import Reader, reading, taken, whole_up_to
+
+SIZE = 3_000
+KINDS: tuple[LogKind, ...] = ("rfc6962", "static")
+MODES: tuple[Mode, ...] = ("warn", "enforce")
+
+pytestmark = pytest.mark.parametrize("kind", KINDS)
+
+
+@dataclass
+class Found:
+    """What was told."""
+
+    proven: list[tuple[int, int]] = field(default_factory=list)
+    tainted: list[tuple[int, int]] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)
+
+    def findings(self) -> Findings:
+        return Findings(
+            lambda start, stop: self.proven.append((start, stop)),
+            lambda start, stop: self.tainted.append((start, stop)),
+            self.cases.append,
+        )
+
+    def indices(self, ranges: list[tuple[int, int]]) -> list[int]:
+        return [index for start, stop in ranges for index in range(start, stop)]
+
+
+@dataclass
+class Verified:
+    """A log, and a client that verifies it."""
+
+    log: SimulatedLog
+    reader: Reader
+    kind: LogKind
+    found: Found = field(default_factory=Found)
+
+    def client(self, mode: Mode, *, edge: TreeEdge | None = None, max_unproven: int = 700) -> VerifiedClient:
+        info = self.log.info(self.kind)
+        inner = self.reader.client(self.log, self.kind, batch_size=256)
+        return VerifiedClient(
+            inner, prover(self.reader.http, info), self.log.spki, self.found.findings(),
+            mode=mode, edge=edge, max_unproven=max_unproven,
+        )  # fmt: skip
+
+    def edge(self, size: int) -> TreeEdge:
+        return TreeEdge().extended(b"".join(self.log.tree.leaf(index) for index in range(size)))
+
+    async def take(self, client: VerifiedClient, start: int, stop: int) -> tuple[int, CertstreamError | None]:
+        """Read; how far entries came, all of them the log's own, and what ended it."""
+        batches, error = await taken(client, start, stop)
+        return whole_up_to(self.log, batches, start), error
+
+
+@asynccontextmanager
+async def verified(kind: LogKind, size: int = SIZE) -> AsyncIterator[Verified]:
+    log = SimulatedLog("log", seed=11, initial=size)
+    async with reading(log) as reader:
+        yield Verified(log, reader, kind)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("start", [0, 700, 2_999])
+async def test_everything_up_to_the_head_is_proven(kind: LogKind, mode: Mode, start: int) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode)
+        await client.head()
+        assert await it.take(client, start, SIZE) == (SIZE, None)
+        assert it.found.indices(it.found.proven) == list(range(start, SIZE))
+        assert (it.found.tainted, it.found.cases) == ([], [])
+        assert client.edge_at(SIZE) == it.edge(SIZE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_catching_up_below_the_head_is_proven_by_the_log(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode, edge=it.edge(100))
+        await client.head()
+        for start, stop in ((100, 1_000), (1_000, 1_777)):
+            assert await it.take(client, start, stop) == (stop, None)
+            assert client.edge_at(stop) == it.edge(stop)
+        assert it.found.indices(it.found.proven) == list(range(100, 1_777))
+        assert it.found.cases == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_known_edge_asks_the_log_for_none_at_the_head(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode, edge=it.edge(2_500), max_unproven=10_000)
+        await client.head()
+        assert await it.take(client, 2_500, SIZE) == (SIZE, None)
+        assert not {"get-entry-and-proof", "get-sth-consistency", "hash-tile"} & set(it.log.endpoints)
+
+
+async def test_nothing_of_a_wrong_batch_goes_out_and_later_all_of_it_does_once(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("enforce")
+        fault = it.log.faults.add(Fault(FaultKind.WRONG_LEAF, index=1_300))
+        await client.head()
+        position, error = await it.take(client, 0, SIZE)
+        assert isinstance(error, LogMisbehaviourError)
+        assert 1_024 <= position <= 1_300
+        assert it.found.indices(it.found.proven) == list(range(position))
+        assert [case.kind for case in it.found.cases] == ["wrong_root"]
+        case = it.found.cases[0]
+        assert case.start is not None
+        assert case.stop is not None
+        assert case.start <= 1_300 < case.stop <= case.start + 256
+        it.log.faults.remove(fault)
+        client = it.client("enforce", edge=client.edge_at(position))  # a broken tile is kept for a while by the old one
+        await client.head()
+        assert await it.take(client, position, SIZE) == (SIZE, None)
+        assert it.found.indices(it.found.proven) == list(range(SIZE))
+        assert it.found.tainted == []
+
+
+async def test_a_wrong_entry_goes_out_where_only_warned_and_its_range_is_named(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("warn", max_unproven=500)
+        it.log.faults.add(Fault(FaultKind.WRONG_LEAF, index=1_300))
+        await client.head()
+        batches, error = await taken(client, 0, SIZE)
+        assert error is None
+        assert sum(map(len, batches)) == SIZE
+        tainted = it.found.indices(it.found.tainted)
+        assert 1_300 in tainted
+        assert len(tainted) < 1_100
+        assert sorted(it.found.indices(it.found.proven) + tainted) == list(range(SIZE))
+        assert [case.kind for case in it.found.cases] == ["wrong_root"]
+        assert client.edge_at(SIZE) == it.edge(SIZE)
+
+
+async def test_without_proofs_nothing_goes_out_where_enforced(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("enforce", edge=it.edge(100))
+        await client.head()
+        fault = it.log.faults.add(Fault(FaultKind.UNAVAILABLE, on="hash-tile" if kind == "static" else "get-sth-c*"))
+        position, error = await it.take(client, 100, 2_000)
+        assert isinstance(error, FetchError)
+        assert position == 100
+        assert it.found == Found()
+        it.log.faults.remove(fault)
+        assert await it.take(client, 100, 2_000) == (2_000, None)
+        assert it.found.indices(it.found.proven) == list(range(100, 2_000))
+
+
+async def test_without_proofs_entries_go_out_where_only_warned_and_are_proven_later(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("warn", edge=it.edge(100))
+        await client.head()
+        fault = it.log.faults.add(Fault(FaultKind.UNAVAILABLE, on="hash-tile" if kind == "static" else "get-sth-c*"))
+        assert await it.take(client, 100, 2_000) == (2_000, None)
+        assert it.found == Found()
+        assert client.edge_at(2_000) is None
+        it.log.faults.remove(fault)
+        assert await it.take(client, 2_000, SIZE) == (SIZE, None)
+        assert it.found.indices(it.found.proven) == list(range(100, SIZE))
+        assert it.found.tainted == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_tree_that_is_not_the_one_verified_before_is_found(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        other = SimulatedLog("log", seed=12, initial=200)
+        edge = TreeEdge().extended(b"".join(other.tree.leaf(index) for index in range(200)))
+        client = it.client(mode, edge=edge)
+        await client.head()
+        position, error = await it.take(client, 200, 1_000)
+        assert it.found.cases
+        assert {case.kind for case in it.found.cases} == {"wrong_root"}
+        if mode == "enforce":
+            assert isinstance(error, LogMisbehaviourError)
+            assert position == 200
+            assert it.found.proven == []
+        else:
+            assert (position, error) == (1_000, None)
+            assert it.found.tainted[0][0] == 200
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_badly_signed_head_is_never_used(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode)
+        it.log.faults.add(Fault(FaultKind.WRONG_SIGNATURE))
+        with pytest.raises(InvalidSignatureError, match="does not verify"):
+            await client.head()
+        with pytest.raises(ValueError, match="no verified head"):
+            await it.take(client, 0, 100)
+        assert [case.kind for case in it.found.cases] == ["signature"]
+
+
+async def test_an_older_head_changes_nothing(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("enforce")
+        await client.head()
+        it.log.faults.add(Fault(FaultKind.SMALLER_TREE, entries=900))
+        assert (await client.head()).tree_size == SIZE - 900
+        assert await it.take(client, 0, SIZE) == (SIZE, None)
+        assert it.found.cases == []
+
+
+async def test_the_edge_in_the_middle_of_a_batch_is_known(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("enforce")
+        await client.head()
+        async with aclosing(client.batches(0, 600)) as batches:
+            batch = await anext(batches)
+            assert client.edge_at(batch.stop - 3) == it.edge(batch.stop - 3)
+        assert client.edge_at(batch.stop + 1) is None
