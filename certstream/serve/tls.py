@@ -116,7 +116,7 @@ def _expiry_s(path: Path) -> float:
 
     try:
         return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
-    except (OSError, ValueError):
+    except (OSError, ValueError, x509.InvalidVersion):  # OpenSSL serves what this library does not read
         return math.nan
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,20 @@ def test_it_is_that_of_the_pair_in_use_and_not_of_one_that_cannot_be_used(files:
     certificate.check()
     certificate.check()
     assert certificate.expires_s == expiry_of(second)
+
+
+def test_a_certificate_whose_expiry_cannot_be_read_is_served_all_the_same(files: TlsFiles) -> None:
+    first, odd = make_pair("first"), make_pair("odd")
+    first.write(files)
+    certificate = TlsCertificate(files)
+    version_2 = odd.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1)  # RFC 5280, 4.1.2.1
+    replace(files.certificate, ssl.DER_cert_to_PEM_cert(version_2).encode())
+    replace(files.key, odd.key_pem())
+    certificate.check()
+    certificate.check()
+    assert math.isnan(certificate.expires_s)
+    assert math.isnan(TlsCertificate(files).expires_s)
+    first.write(files)
+    certificate.check()
+    certificate.check()
+    assert certificate.expires_s == expiry_of(first)
