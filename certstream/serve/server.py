@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,7 +15,7 @@ from aiohttp import hdrs, web
 from certstream.errors import ConfigError
 from certstream.metrics import Metrics
 from certstream.serve.access import AccessSettings
-from certstream.serve.arrivals import note_requests
+from certstream.serve.arrivals import Bounds, note_requests
 from certstream.serve.connections import Connections
 from certstream.serve.guard import Guard
 from certstream.serve.health import DeepHealth
@@ -26,6 +27,7 @@ from certstream.serve.tls import TlsCertificate
 from certstream.serve.websocket import WebSocketStream
 from certstream.stream.hub import KINDS, Hub, StreamKind
 
+MONITORING_CONNECTIONS: Final = 64  # at the same time on the second address: of the files that clients leave
 _STREAMS_GRACE_S: Final = 0.5  # for clients to read their last messages and to answer the close, at shutdown
 
 
@@ -93,10 +95,10 @@ class StreamServer:
         if options.tls is not None:
             self._certificate = TlsCertificate(options.tls, options.tls_poll_s)
         try:
-            self._listener = await self._listen(self._app(), self._address, tls=options.tls is not None)
+            self._listener = await self._listen(self._app(), self._address, options.bounds, tls=options.tls is not None)
             if options.monitoring is not None:
-                app = self._monitoring_app()
-                self._monitoring = await self._listen(app, options.monitoring, tls=options.monitoring_tls)
+                app, bounds = self._monitoring_app(), replace(options.bounds, connections=MONITORING_CONNECTIONS)
+                self._monitoring = await self._listen(app, options.monitoring, bounds, tls=options.monitoring_tls)
         except ConfigError:
             await self._close_listeners()
             raise
@@ -106,9 +108,9 @@ class StreamServer:
             certificate.watch()
         self._heartbeat = asyncio.create_task(self._beat(), name="serve:heartbeat")
 
-    async def _listen(self, app: web.Application, address: Address, *, tls: bool) -> Listener:
+    async def _listen(self, app: web.Application, address: Address, bounds: Bounds, *, tls: bool) -> Listener:
         context = self._certificate.context if tls and self._certificate else None
-        listener = Listener(app, address, self._options.bounds, self._refused, context)
+        listener = Listener(app, address, bounds, self._refused, context)
         await listener.start()
         return listener
 

@@ -18,7 +18,7 @@ from certstream.metrics import Metrics
 from certstream.serve.arrivals import Bounds
 from certstream.serve.listener import Address, Listener
 from certstream.serve.options import ServeOptions
-from certstream.serve.server import StreamServer
+from certstream.serve.server import MONITORING_CONNECTIONS, StreamServer
 from certstream.stream.hub import Hub
 
 Serve = Callable[..., Awaitable[StreamServer]]
@@ -166,6 +166,23 @@ async def test_past_the_bound_connections_are_cut_at_once_until_one_ends(
         while server.open_connections > 1:  # noqa: ASYNC110 - nobody tells a test that the server saw the connection end
             await asyncio.sleep(0.001)
     assert await ask(*await connect(server)) == b"HTTP/1.1 200 OK"
+
+
+async def test_the_address_for_monitoring_takes_few_connections_and_leaves_those_of_the_first(
+    serve: Serve, metrics: Metrics, connect: Connect
+) -> None:
+    server = await serve(ServeOptions(monitoring=Address("127.0.0.1", 0)))
+    many = [await asyncio.open_connection("127.0.0.1", server.monitoring_port) for _ in range(MONITORING_CONNECTIONS)]
+    for reader, writer in many:
+        assert await ask(reader, writer) == b"HTTP/1.1 200 OK"
+    reader, further = await asyncio.open_connection("127.0.0.1", server.monitoring_port)
+    assert await read_to_the_end(reader) == b""
+    assert refused(metrics, "full") == 1
+    reader, writer = await connect(server)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    for cutting in (further, *(writer for _, writer in many)):
+        await cut(cutting)
 
 
 async def test_two_thousand_connects_and_disconnects_leave_nothing_and_disturb_nobody(
