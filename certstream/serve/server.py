@@ -28,7 +28,8 @@ from certstream.serve.websocket import WebSocketStream
 from certstream.stream.hub import KINDS, Hub, StreamKind
 
 MONITORING_CONNECTIONS: Final = 64  # at the same time on the second address: of the files that clients leave
-_STREAMS_GRACE_S: Final = 0.5  # for clients to read their last messages and to answer the close, at shutdown
+_DRAIN_S: Final = 0.3  # for clients that are behind to take what waits for them, at shutdown
+_STREAMS_GRACE_S: Final = 0.5  # then to read the last of it, and to answer the close
 
 
 class StreamServer:
@@ -135,6 +136,7 @@ class StreamServer:
         for listener in (self._listener, self._monitoring):
             if listener is not None:
                 listener.stop()
+        await self._hub.drain(_DRAIN_S)
         self._hub.close()
         await self._connections.close(_STREAMS_GRACE_S)
         await self._close_listeners()

@@ -157,6 +157,13 @@ class Hub:
         self._begin()
         self._go_on()
 
+    async def drain(self, within_s: float) -> None:
+        """Send what was published, and give clients behind what they take, until none is behind or the time is over."""
+        self.flush()
+        late = self._clock() + within_s
+        while (self._busy or any(each.any_behind for each in self._all_feeds())) and self._clock() < late:  # noqa: ASYNC110
+            await asyncio.sleep(_TOP_UP_S)
+
     def close(self) -> None:
         """Send what was published, then drop every client, and each that attaches later."""
         self._closed = True

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
+from websockets.asyncio.client import connect
 
 from certstream.errors import ConfigError
 from certstream.metrics import Metrics
@@ -52,6 +53,17 @@ async def test_closing_twice_is_harmless_and_frees_the_port() -> None:
         await server.close()
     async with server_at("127.0.0.1", port) as again:
         assert again.port == port
+
+
+async def test_a_burst_before_the_end_reaches_whoever_reads(serve: Serve, hub: Hub) -> None:
+    server = await serve()
+    messages = [b"%06d" % number + b"x" * 20_000 for number in range(150)]  # more than a transport takes at once
+    async with connect(f"ws://127.0.0.1:{server.port}/", max_size=None, compression=None, max_queue=None) as client:
+        hub.publish("lite", messages)
+        await server.close()
+        received = [message async for message in client]
+        assert client.close_code == 1001
+    assert received == [message.decode() for message in messages]
 
 
 async def test_closing_leaves_no_task_behind() -> None:
