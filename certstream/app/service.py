@@ -144,6 +144,7 @@ class Service:
     def __init__(self, config: Config, logs: Sequence[FollowedLog], warnings: Sequence[str] = ()) -> None:
         self._config = config
         self._live = live_settings(config, logs, os.environ)
+        self._is_applied = True  # False where a change of them failed midway
         self._warnings = warnings
         self._started = time.monotonic()
         kinds = stream_kinds(config.streams)
@@ -260,13 +261,14 @@ class Service:
 
     async def _apply(self, live: LiveSettings) -> bool:
         """Work by other settings from now on; whether they are other ones. Dropping no client, and no entry."""
-        if live == self._live:
+        if live == self._live and self._is_applied:
             return False
+        self._is_applied = False
         if self._serving is not None:
             self._serving.apply(live.access)
         self._http.apply(live.fetch)
         await self._following.change(live.recipes, between=partial(self._change_archive, live))
-        self._live = live
+        self._live, self._is_applied = live, True
         return True
 
     def _change_archive(self, live: LiveSettings) -> None:
