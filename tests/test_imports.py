@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": {*_SERVICE, *_ARCHIVE},
     "flags": {"errors", "config"},
     "healthcheck": {"errors", "config"},
-    "subscribe": {"errors", "client"},
+    "subscribe": {"errors", "client", "terminal"},
     "core": {"errors", "client", "subscribe"},
     "tail": {"errors", "subscribe", "terminal"},
     "cli": {*_SERVICE, *_ARCHIVE, "app", "flags", "healthcheck", "starting", "tail"},

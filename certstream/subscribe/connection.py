@@ -18,6 +18,7 @@ from aiohttp.http_websocket import WSMessageTextBytes
 from certstream import __version__
 from certstream.errors import StreamError, StreamRefusedError
 from certstream.subscribe.options import ConnectOptions, set_socket_options
+from certstream.terminal import printable
 
 _GOODBYE_S: Final = 1.0  # for the server's answer to our close
 _TRY_AGAIN: Final = frozenset({408, 425, 429})  # of the answers from 400 to 499
@@ -87,11 +88,11 @@ async def _connect(session: aiohttp.ClientSession, options: ConnectOptions) -> _
     except aiohttp.ClientResponseError as exc:  # also of a proxy
         raise _refusal(options.shown, exc) from exc
     except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as exc:
-        raise StreamRefusedError(f"{options.shown}: its certificate is not trusted: {exc}") from exc
+        raise StreamRefusedError(f"{options.shown}: its certificate is not trusted: {_reason(exc)}") from exc
     except TimeoutError as exc:
         raise StreamError(f"{options.shown}: no connection within {options.connect_timeout_s:g} s") from exc
     except (aiohttp.ClientError, OSError) as exc:
-        raise StreamError(f"{options.shown}: {exc}") from exc
+        raise StreamError(f"{options.shown}: {_reason(exc)}") from exc
 
 
 def _headers(options: ConnectOptions) -> dict[str, str]:
@@ -112,6 +113,11 @@ def _refusal(url: str, exc: aiohttp.ClientResponseError) -> StreamError:
     }
     why = reasons.get(exc.status, "no WebSocket there")
     return StreamRefusedError(f"{url}: the server answered {exc.status}: {why}", status=exc.status)
+
+
+def _reason(exc: Exception) -> str:
+    """Its text, on one line: the server chose some of it, and it goes to terminals and logs."""
+    return printable(str(exc))
 
 
 async def _close(web_socket: _Socket) -> None:
@@ -137,7 +143,7 @@ class _Reader:
                 if frame.type is WSMsgType.PING:
                     await self._socket.pong(frame.data)
             except (aiohttp.ClientError, OSError) as exc:
-                raise StreamError(f"{self._url}: the connection was lost: {exc}") from exc
+                raise StreamError(f"{self._url}: the connection was lost: {_reason(exc)}") from exc
             if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 data: bytes = frame.data
                 return data
@@ -157,10 +163,10 @@ class _Reader:
 
     def _ended(self, frame: _Frame) -> StreamError:
         if frame.type is WSMsgType.CLOSE:
-            why = f": {frame.extra}" if frame.extra else ""
+            why = f": {printable(frame.extra)}" if frame.extra else ""
             return StreamError(f"{self._url}: closed by the server with code {frame.data}{why}", code=frame.data)
         error = StreamError(f"{self._url}: the connection was lost")
         if isinstance(frame.data, Exception):
-            error = StreamError(f"{self._url}: the connection was given up: {frame.data}")
+            error = StreamError(f"{self._url}: the connection was given up: {_reason(frame.data)}")
             error.__cause__ = frame.data
         return error

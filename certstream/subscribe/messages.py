@@ -73,9 +73,11 @@ def report(event: Opened | Lost) -> None:
 
 
 def parse_message(data: bytes | str) -> dict[str, Any]:
-    """Read a message; StreamError for what is no JSON object."""
+    """Read a message; StreamError for what is no JSON object, or is nested more deeply than the interpreter reads."""
     try:
         message = json.loads(data)
+    except RecursionError as exc:
+        raise StreamError(f"a message that is nested too deeply: {data[:80]!r}") from exc
     except ValueError as exc:
         raise StreamError(f"a message that is no JSON: {data[:80]!r}") from exc
     if not isinstance(message, dict):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from certstream.errors import StreamError
 from certstream.terminal import cells_of, cut_to, printable
 
 _LOG_CELLS: Final = range(8, 33)
@@ -19,15 +20,22 @@ Format: TypeAlias = Callable[[bytes, Mapping[str, Any]], str]
 
 
 def json_line(data: bytes, message: Mapping[str, Any]) -> str:
-    """The message as it came, on one line."""
+    """The message as it came, on one line; StreamError where it cannot be brought onto one."""
     text = data.decode(errors="replace").strip()
     broken = "\n" in text or "\r" in text
-    return f"{json.dumps(message, ensure_ascii=False) if broken else text}\n"
+    return f"{_json(message, ascii_only=False) if broken else text}\n"
 
 
 def safe_json_line(_data: bytes, message: Mapping[str, Any]) -> str:
-    """The message for a terminal: in ASCII, so that no name steers it."""
-    return f"{json.dumps(message).replace(chr(127), '?')}\n"
+    """The message for a terminal: in ASCII, so that no name steers it; StreamError where it cannot be written."""
+    return f"{_json(message, ascii_only=True).replace(chr(127), '?')}\n"
+
+
+def _json(message: Mapping[str, Any], *, ascii_only: bool) -> str:
+    try:
+        return json.dumps(message, ensure_ascii=ascii_only)
+    except RecursionError as exc:  # nested just so deeply that it could be read
+        raise StreamError("a message that is nested too deeply") from exc
 
 
 class PersonFormat:

@@ -116,6 +116,16 @@ async def test_a_close_of_the_server_tells_its_code_and_reason(server: ManualSer
     )
 
 
+async def test_what_the_server_says_steers_neither_a_terminal_nor_a_log(server: ManualServer) -> None:
+    ending = asyncio.create_task(error_of(server.url))
+    await (await server.connection()).close(1008, "\x1b]0;title\x07\x9b2J\nnext line")
+    assert str(await ending) == f"{server.url}: closed by the server with code 1008: ?]0;title??2J?next line"
+    server.refusal = (302, {"Location": "foo://\x9b2J/"})
+    said = str(await error_of(server.url))
+    assert "foo://" in said
+    assert said.isprintable()
+
+
 async def test_a_connection_that_is_cut_is_lost(server: ManualServer) -> None:
     ending = asyncio.create_task(error_of(server.url))
     (await server.connection()).transport.abort()

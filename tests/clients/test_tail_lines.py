@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from certstream.errors import StreamError
 from certstream.tail.lines import PersonFormat, json_line, names_of, safe_json_line
 from certstream.terminal import cells_of, cut_to, printable
 from tests.clients.clients_support import update
@@ -116,6 +117,16 @@ def test_json_is_the_message_as_it_came_on_one_line() -> None:
     for spread in (json.dumps(message, indent=2), json.dumps(message, indent=2).replace("\n", "\r")):
         line = json_line(spread.encode(), message)
         assert ("\n" in line[:-1], "\r" in line, json.loads(line)) == (False, False, message)
+
+
+def test_what_is_nested_too_deeply_is_an_error_of_the_stream() -> None:
+    message: dict[str, Any] = {}
+    for _ in range(100_000):
+        message = {"a": message}
+    with pytest.raises(StreamError, match="nested too deeply"):
+        safe_json_line(b"", message)
+    with pytest.raises(StreamError, match="nested too deeply"):
+        json_line(b"{\n}", message)
 
 
 @given(st.lists(st.text(max_size=60), max_size=20), st.text(max_size=60), st.integers(24, 200))
