@@ -67,7 +67,26 @@ def _session(options: ConnectOptions) -> aiohttp.ClientSession:
             raise
         return opened
 
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=open_socket))
+    async def check_redirect(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        _guard(request, options)
+        return await send(request)
+
+    connector = aiohttp.TCPConnector(socket_factory=open_socket)
+    return aiohttp.ClientSession(connector=connector, middlewares=[check_redirect])
+
+
+def _guard(request: aiohttp.ClientRequest, options: ConnectOptions) -> None:
+    """Where the server redirects: never from TLS to plain text, and to another server without the caller's headers.
+
+    aiohttp takes the token away itself, but no header whose name it does not know. Raises StreamRefusedError.
+    """
+    asked = options.address
+    if asked.scheme == "wss" and request.url.scheme not in ("wss", "https"):
+        raise StreamRefusedError(f"{options.shown}: redirected from TLS to plain text")
+    if (request.url.host, request.url.port) != (asked.host, asked.port):
+        for name in options.headers:
+            request.headers.popall(name, None)
+        request.headers["Host"] = request.url.authority  # the caller's may have gone with them
 
 
 async def _connect(session: aiohttp.ClientSession, options: ConnectOptions) -> _Socket:

@@ -37,6 +37,7 @@ class ManualServer:
 
     def __init__(self, tls: ssl.SSLContext | None = None, compression: str | None = "deflate") -> None:
         self.refusal: tuple[int, dict[str, str]] | None = None  # status and headers
+        self.moved: dict[str, str] = {}  # path to where it is now
         self.requests: list[Request] = []
         self._tls = tls
         self._compression = compression
@@ -80,9 +81,12 @@ class ManualServer:
 
     def _answer(self, _connection: ServerConnection, request: Request) -> Response | None:
         self.requests.append(request)
-        if self.refusal is None:
+        if request.path in self.moved:
+            status, headers = 302, {"Location": self.moved[request.path]}
+        elif self.refusal is not None:
+            status, headers = self.refusal
+        else:
             return None
-        status, headers = self.refusal
         return Response(status, HTTPStatus(status).phrase, Headers({"Content-Length": "0", **headers}), b"")
 
     async def _handle(self, connection: ServerConnection) -> None:

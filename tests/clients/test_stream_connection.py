@@ -120,7 +120,7 @@ async def test_what_the_server_says_steers_neither_a_terminal_nor_a_log(server: 
     ending = asyncio.create_task(error_of(server.url))
     await (await server.connection()).close(1008, "\x1b]0;title\x07\x9b2J\nnext line")
     assert str(await ending) == f"{server.url}: closed by the server with code 1008: ?]0;title??2J?next line"
-    server.refusal = (302, {"Location": "foo://\x9b2J/"})
+    server.moved = {"/": "foo://\x9b2J/"}
     said = str(await error_of(server.url))
     assert "foo://" in said
     assert said.isprintable()
@@ -198,6 +198,38 @@ async def test_a_certificate_is_checked_against_who_is_trusted(tmp_path: Path) -
         for options in (ConnectOptions(url=server.url, ssl_context=trusting), named):
             async with aclosing(stream(options)) as events:
                 assert isinstance(await next_of(events), Opened)
+
+
+async def test_a_redirect_to_another_server_takes_neither_token_nor_headers_along(server: ManualServer) -> None:
+    options = ConnectOptions(url=server.url, token="t0ken", headers={"x-api-key": "secret", "Host": "mine.example"})
+    async with ManualServer() as other:
+        server.moved = {"/": other.url.replace("ws://", "http://")}
+        async with aclosing(stream(options)) as events:
+            assert isinstance(await next_of(events), Opened)
+    (asked,), (redirected,) = server.requests, other.requests
+    assert (asked.headers["X-Api-Key"], asked.headers["Authorization"]) == ("secret", "Bearer t0ken")
+    assert not {"X-Api-Key", "Authorization"} & {name.title() for name in redirected.headers}
+    assert (asked.headers["Host"], redirected.headers["Host"]) == ("mine.example", f"localhost:{other.port}")
+
+
+async def test_a_redirect_on_the_same_server_keeps_headers(server: ManualServer) -> None:
+    server.moved = {"/": "/full-stream"}
+    async with aclosing(stream(ConnectOptions(url=server.url, headers={"X-Mine": "yes"}))) as events:
+        assert isinstance(await next_of(events), Opened)
+    assert [(request.path, request.headers["X-Mine"]) for request in server.requests] == [
+        ("/", "yes"),
+        ("/full-stream", "yes"),
+    ]
+
+
+async def test_a_redirect_from_tls_to_plain_text_is_refused(tmp_path: Path) -> None:
+    context, file = tls_files(tmp_path)
+    async with ManualServer(context) as secure, ManualServer() as plain:
+        secure.moved = {"/": plain.url.replace("ws://", "http://")}
+        error = await error_of(secure.url, ssl_context=ssl.create_default_context(cafile=file))
+    assert isinstance(error, StreamRefusedError)
+    assert str(error) == f"{secure.url}: redirected from TLS to plain text"
+    assert plain.requests == []
 
 
 async def test_a_proxy_is_used_with_its_user(tmp_path: Path) -> None:
