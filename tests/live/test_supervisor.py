@@ -207,7 +207,8 @@ async def test_a_log_that_is_left_ends_after_its_batch_and_the_others_go_on() ->
         async with supervised(reader, leaves, stays) as supervisor:
             await leaves.until(lambda: leaves.begun == [0])
             leaving = asyncio.create_task(supervisor.leave([leaves.tailer], 60))
-            await asyncio.sleep(0)
+            done, _ = await asyncio.wait([leaving], timeout=0.05)
+            assert not done, "the batch in hand is waited for"
             leaves.hold.set()
             await leaving
             assert [status.log.name for status in supervisor.statuses()] == ["two"]
