@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import ssl
@@ -11,7 +12,7 @@ from typing import Any
 
 from certstream.errors import StreamError, StreamRefusedError
 from certstream.subscribe.connection import Opened
-from certstream.subscribe.follow import Lost, follow
+from certstream.subscribe.follow import Event, Lost, follow
 from certstream.subscribe.options import MAX_MESSAGE_BYTES, ConnectOptions
 
 logger = logging.getLogger("certstream.client")
@@ -52,14 +53,42 @@ def messages(
 
 
 async def _messages(options: ConnectOptions, skip_heartbeats: bool) -> AsyncGenerator[dict[str, Any], None]:
-    async with aclosing(follow(options)) as events:
-        async for event in events:
+    """A task holds the connection, and is not waited for where this is cancelled.
+
+    A program that leaves the loop and ends at once has the generator closed by a task that is cancelled before it
+    began. What then waits for anything while it is closed is broken off and closed again (Python 3.11 and 3.12).
+    """
+    taken: asyncio.Queue[Event | Exception] = asyncio.Queue(maxsize=1)
+    reading = asyncio.create_task(_read(options, taken), name=f"certstream {options.shown}")
+    cancelled = False
+    try:
+        while True:
+            event = await taken.get()
             if isinstance(event, bytes):
                 message = parse_message(event)
                 if not (skip_heartbeats and is_heartbeat(message)):
                     yield message
+            elif isinstance(event, Exception):
+                raise event
             else:
                 report(event)
+    except asyncio.CancelledError:
+        cancelled = True
+        raise
+    finally:
+        reading.cancel()
+        if not cancelled:
+            await asyncio.wait([reading])
+
+
+async def _read(options: ConnectOptions, taken: asyncio.Queue[Event | Exception]) -> None:
+    """Put what comes, and in the end why nothing more does; as long as nobody takes it the server is not read."""
+    try:
+        async with aclosing(follow(options)) as events:
+            async for event in events:
+                await taken.put(event)
+    except Exception as exc:  # noqa: BLE001 - raised where it is iterated
+        await taken.put(exc)
 
 
 def report(event: Opened | Lost) -> None:

@@ -31,7 +31,7 @@ def test_following_a_stream_loads_nothing_of_the_server() -> None:
         "print(*(name for name in sys.modules if name.split('.')[0] in ('certstream', 'numpy', 'pydantic', 'pyarrow')))"
     )
     packages = {name.split(".")[1] for name in ours.split() if "." in name}
-    assert packages == {"client", "core", "errors", "subscribe"}
+    assert packages == {"client", "core", "errors", "subscribe", "terminal"}
 
 
 def test_every_name_that_it_says_it_has_is_there() -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 import certstream
 from tests.clients.clients_support import HEARTBEAT, PATIENCE_S, ManualServer, send, update
+
+ROOT: Final = Path(certstream.__file__).parent.parent
 
 
 async def next_of(messages: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
@@ -67,6 +72,31 @@ async def test_leaving_the_loop_closes_the_connection(server: ManualServer) -> N
     async with asyncio.timeout(PATIENCE_S):
         await connection.wait_closed()
     assert connection.close_code == 1000
+
+
+_LEAVES_AND_ENDS = """
+import asyncio, sys, certstream
+
+async def main():
+    async for message in certstream.messages(sys.argv[1]):
+        print(message["message_type"])
+        break
+
+asyncio.run(main())
+"""
+
+
+async def test_a_program_may_leave_the_loop_and_end(server: ManualServer) -> None:
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "default", "-c", _LEAVES_AND_ENDS, server.url,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    connection = await server.connection()
+    await send(connection, update("a.example"), update("b.example"), update("c.example"))
+    async with asyncio.timeout(PATIENCE_S):
+        assert await program.communicate() == (b"certificate_update\n", b"")
+        await connection.wait_closed()
+    assert (program.returncode, connection.close_code) == (0, 1000)
 
 
 async def test_cancelling_whoever_reads_closes_the_connection(server: ManualServer) -> None:
