@@ -40,15 +40,16 @@ class ChainTable:
         static = batch.log.kind == "static"
         keys = batch.chain.slices(batch.data)
         table = self._of_hashes if static else self._of_der
-        found = {key: chain for key in set(keys) if (chain := table.get(key)) is not None}
-        fresh = [key for key in dict.fromkeys(keys) if key not in found]
+        distinct = dict.fromkeys(keys)
+        found = {key: chain for key in distinct if (chain := table.get(key)) is not None}
+        fresh = [key for key in distinct if key not in found]
         if fresh:
             built = self._of_fingerprints(fresh, batch.issuers) if static else self._of_certificates(fresh)
             found |= built
             for key, chain in built.items():
                 if not chain.unresolved:
                     table.keep(key, chain, 2 * len(chain.json))
-        return [found[key] for key in keys]
+        return list(map(found.__getitem__, keys))
 
     def _of_certificates(self, keys: Iterable[bytes]) -> dict[bytes, Chain]:
         split = {key: split_chain(key) for key in keys}

@@ -30,7 +30,7 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 SEQUENCE, INTEGER, BIT_STRING, OCTET_STRING, OID, BOOLEAN = 0x30, 0x02, 0x03, 0x04, 0x06, 0x01
 EXTENSIONS = 0xA3  # [3] EXPLICIT of TBSCertificate
 OTHER_NAME, EMAIL, DNS, DIRECTORY_NAME, URI, IP_ADDRESS = 0xA0, 0x81, 0x82, 0xA4, 0x86, 0x87
-_GENERAL_NAMES = (OTHER_NAME, EMAIL, DNS, 0xA3, DIRECTORY_NAME, 0xA5, URI, IP_ADDRESS, 0x88)
+_GENERAL_NAMES = frozenset((OTHER_NAME, EMAIL, DNS, 0xA3, DIRECTORY_NAME, 0xA5, URI, IP_ADDRESS, 0x88))
 
 # Rows of Fields.extension_start and extension_stop.
 SAN, AKI, SKI, KEY_USAGE, EXTENDED_KEY_USAGE, BASIC_CONSTRAINTS, POLICIES, AIA, POISON = range(9)
@@ -88,9 +88,10 @@ def joined(ders: Sequence[bytes]) -> tuple[bytes, Spans]:
 class Octets:
     """The shared bytes of a batch, made by `joined`, for gathers of single bytes and of eight at once."""
 
-    __slots__ = ("bytes", "words")
+    __slots__ = ("bytes", "data", "words")
 
     def __init__(self, data: bytes) -> None:
+        self.data = data
         self.bytes = np.frombuffer(data, np.uint8)
         self.words: Int64Array = np.ndarray((len(data) - 7,), "<i8", buffer=data, strides=(1,))
 
@@ -288,29 +289,33 @@ def _walk_names(octets: Octets, fields: Fields) -> None:
 
 
 _IS_GENERAL_NAME = np.zeros(256, np.bool_)
-_IS_GENERAL_NAME[list(_GENERAL_NAMES)] = True
+_IS_GENERAL_NAME[[*_GENERAL_NAMES]] = True
 
 
 def _read_long_lists(
     octets: Octets, fields: Fields, rows: Int64Array, pos: Int64Array, limit: Int64Array
 ) -> tuple[Int64Array, Int64Array, Int64Array, Int64Array]:
-    """Names of the rows that have more than _LOCKSTEP_NAMES: one by one, in plain Python on the bytes."""
-    data = memoryview(octets.bytes)  # type: ignore[arg-type]
-    found: list[tuple[int, int, int, int]] = []
+    """Names of the rows that have more than _LOCKSTEP_NAMES: found one by one on the bytes, then read at once."""
+    data, known = octets.data, _GENERAL_NAMES
+    found: list[int] = []
+    ends: list[int] = []  # of each row in `found`
     for row, at, end in zip(rows.tolist(), pos.tolist(), limit.tolist(), strict=True):
         while at < end:
-            tag, length, start = data[at], data[at + 1], at + 2
+            length = data[at + 1]
+            stop = at + 2 + length
             if length > 0x7F:
                 count = length & 0x7F
-                start += count
-                length = int.from_bytes(data[at + 2 : start]) if 0 < count <= 3 else 1 << 40
-            if start + length > end or not _IS_GENERAL_NAME[tag]:
+                start = at + 2 + count
+                stop = start + int.from_bytes(data[at + 2 : start]) if 0 < count <= 3 else end + 1
+            if stop > end or data[at] not in known:
                 fields.walked[row] = False
                 break
-            at = start + length
-            found.append((row, tag, start, at))
-    columns = np.array(found, np.int64).reshape(-1, 4).T
-    return columns[0], columns[1], columns[2], columns[3]
+            found.append(at)
+            at = stop
+        ends.append(len(found))
+    counts = np.diff(ends, prepend=0)
+    tag, name, name_stop, _ = octets.element(np.array(found, np.int64), np.repeat(limit, counts))
+    return np.repeat(rows, counts), tag, name, name_stop
 
 
 def _collect_names(fields: Fields, found: list[tuple[Int64Array, Int64Array, Int64Array, Int64Array]]) -> None:
