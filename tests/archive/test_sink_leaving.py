@@ -64,13 +64,15 @@ async def test_a_log_that_comes_again_goes_on_where_it_was_left(tmp_path: Path) 
 async def test_a_log_that_comes_again_before_its_rows_are_committed_loses_none(tmp_path: Path, name: str) -> None:
     metrics = Metrics()
     again = replace(A, name=name)
-    async with running(sink(tmp_path, MANUAL, metrics.archive)) as own:
+    async with running(sink(tmp_path, replace(MANUAL, batch_rows=15), metrics.archive)) as own:
         own.take(packed(A, 0, 10))
         own.leave(url(0))
         own.take_up(again, 10)
-        own.take(packed(again, 10, 15))
-        assert shown(metrics, again) == 15
+        assert shown(metrics, again) == 10
         assert (shown(metrics, A) is None) == (name != A.name)
+        own.take(packed(again, 10, 15))
+        await until(own, lambda: own.archived(url(0)) == 15)
+        assert shown(metrics, again) == 0, "it is not forgotten with those rows"
     assert held(tmp_path) == {url(0): list(range(15))}
     assert positions(tmp_path, url(0)) == [15]
 
