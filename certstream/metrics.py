@@ -49,9 +49,8 @@ RELOAD_RESULTS: Final[tuple[ReloadResult, ...]] = get_args(ReloadResult)
 RefusalReason: TypeAlias = Literal["no_token", "wrong_token", "origin", "rate", "address_connections", "connections"]
 REFUSAL_REASONS: Final[tuple[RefusalReason, ...]] = get_args(RefusalReason)
 
-CutReason: TypeAlias = Literal["slow_request", "large_request", "full"]
+CutReason: TypeAlias = Literal["slow_request", "large_request", "full", "address_full"]
 CUT_REASONS: Final[tuple[CutReason, ...]] = get_args(CutReason)
-CONNECTION_REFUSALS: Final = ("slow_request", "large_request", "full")
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -282,8 +281,6 @@ class Metrics:
         )
         for cut in CUT_REASONS:
             self.connections_refused.labels(cut)
-        for refusal in CONNECTION_REFUSALS:
-            self.connections_refused.labels(refusal)
         self.backlog_bytes = gauge("certstream_stream_backlog_bytes", "Bytes that wait for each client, summed.")
         self.held_bytes = gauge(
             "certstream_stream_held_bytes", "Bytes held for clients that are behind; those of one stream share them."

@@ -27,7 +27,13 @@ def client_key(peer: str | None, forwarded: Sequence[str], trusted: Sequence[Net
         return b""
     if trusted and forwarded:
         address = _forwarded_for(address, forwarded, trusted)
-    return address.packed if address.version == 4 else address.packed[:_SITE_BYTES]
+    return _key(address)
+
+
+def peer_key(peer: str, trusted: Sequence[Network]) -> bytes | None:
+    """Return what stands for the other end of a connection in limits; None for a trusted proxy, and for no address."""
+    address = parse_address(peer)
+    return None if address is None or _is_trusted(address, trusted) else _key(address)
 
 
 def parse_address(text: str) -> Address | None:
@@ -40,6 +46,10 @@ def parse_address(text: str) -> Address | None:
     except ValueError:
         return None
     return (address.version == 6 and address.ipv4_mapped) or address
+
+
+def _key(address: Address) -> bytes:
+    return address.packed if address.version == 4 else address.packed[:_SITE_BYTES]
 
 
 def _forwarded_for(peer: Address, forwarded: Sequence[str], trusted: Sequence[Network]) -> Address:

@@ -16,7 +16,11 @@ from typing import Any, Final
 from aiohttp import web
 from prometheus_client import Counter
 
+from certstream.metrics import CutReason
+from certstream.serve.peers import UNLIMITED, Arrival, PeerConnections
+
 _SPARE_FILES: Final = 256  # of those the process may open, for all but clients: logs, state, archive
+_FULL: Final = Arrival(refused="full")
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; the socket module has no name for it
@@ -63,13 +67,13 @@ class Bounds:
 class Connection(web.RequestHandler):
     """A connection that is cut when no whole request comes in time, or one that is too large."""
 
-    __slots__ = ("_arrivals", "_counted", "_head_bytes", "_late", "_wants_request", "was_made")
+    __slots__ = ("_arrival", "_arrivals", "_head_bytes", "_late", "_wants_request", "was_made")
 
-    def __init__(self, arrivals: Arrivals, server: web.Server, *, counted: bool, **settings: Any) -> None:
+    def __init__(self, arrivals: Arrivals, server: web.Server, arrival: Arrival | None, **settings: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **settings)
         self.was_made = False
         self._arrivals = arrivals
-        self._counted = counted
+        self._arrival = arrival
         self._late: asyncio.TimerHandle | None = None
         self._wants_request = True
         self._head_bytes = 0
@@ -78,14 +82,17 @@ class Connection(web.RequestHandler):
         """Let the client ask, or end the connection at once where there are too many."""
         super().connection_made(transport)
         self.was_made = True
-        if self._counted or self._arrivals.opened():
+        if self._arrival is None:
+            self._arrival = self._arrivals.opened(lambda: transport.get_extra_info("peername"))
+        if self._arrival.refused is None:
             self._late = self._loop.call_later(self._arrivals.bounds.request_s, self._cut, "slow_request")
         else:
-            self._cut("full")
+            self._cut(self._arrival.refused)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
-        self._arrivals.closed()
+        if self._arrival is not None:
+            self._arrivals.closed(self._arrival)
         if self._late is not None:
             self._late.cancel()
         super().connection_lost(exc)
@@ -118,7 +125,7 @@ class Connection(web.RequestHandler):
             transport.write(_TOO_LARGE)
         self.force_close()
 
-    def _cut(self, reason: str) -> None:
+    def _cut(self, reason: CutReason) -> None:
         self._arrivals.refused.labels(reason).inc()
         if self.transport is not None:
             self.transport.abort()
@@ -127,12 +134,20 @@ class Connection(web.RequestHandler):
 class Arrivals:
     """Makes the connections of one address, and knows how many are open."""
 
-    def __init__(self, server: web.Server, bounds: Bounds, refused: Counter, **settings: Any) -> None:
-        """`settings` go to each connection, see `aiohttp.web.RequestHandler`."""
+    def __init__(
+        self,
+        server: web.Server,
+        bounds: Bounds,
+        refused: Counter,
+        peers: PeerConnections | None = None,
+        **settings: Any,
+    ) -> None:
+        """Without `peers` one address may have them all. `settings`: see `aiohttp.web.RequestHandler`."""
         self.bounds = bounds
         self.refused = refused
         self.open = 0
         self._server = server
+        self._peers = peers
         self._most = bounds.most_connections()
         self._settings = {
             "access_log": None,
@@ -144,18 +159,25 @@ class Arrivals:
             **settings,
         }
 
-    def __call__(self, *, counted: bool = False) -> Connection:
-        """Return the protocol of a new connection; one that is `counted` was told of by `opened` before."""
-        return Connection(self, self._server, counted=counted, **self._settings)
+    def __call__(self, arrival: Arrival | None = None) -> Connection:
+        """Return the protocol of a new connection; `arrival` is what `opened` returned, where it was told before."""
+        return Connection(self, self._server, arrival, **self._settings)
 
-    def opened(self) -> bool:
-        """Count a connection; whether it may stay."""
+    def opened(self, peername: Callable[[], Any]) -> Arrival:
+        """Count a connection, also one that may not stay: it has a file until `closed` is told.
+
+        `peername` gives what `socket.getpeername` does, or None for a peer that is gone.
+        """
         self.open += 1
-        return self.open <= self._most
+        if self.open > self._most:
+            return _FULL
+        return UNLIMITED if self._peers is None else self._peers.arrive(peername)
 
-    def closed(self) -> None:
+    def closed(self, arrival: Arrival) -> None:
         """Count a connection that ended."""
         self.open -= 1
+        if self._peers is not None:
+            self._peers.leave(arrival)
 
 
 @web.middleware

@@ -7,9 +7,10 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from certstream.serve.arrivals import Arrivals
+from certstream.serve.peers import Arrival
 
 _AT_ONCE: Final = 64  # connections that are accepted before anything else gets a turn
 _PAUSE_S: Final = 0.5  # in accepting, where the process has no file left
@@ -55,7 +56,7 @@ class TlsServer:
             self._loop.remove_reader(sock)
             sock.close()
         for task in self._handshakes:
-            task.cancel()
+            self._loop.call_soon(task.cancel)  # after its first step: before it, the task would give back nothing
 
     def _watch(self, sock: socket.socket) -> None:
         if not self._closed:
@@ -64,28 +65,29 @@ class TlsServer:
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(_AT_ONCE):
             try:
-                accepted, _ = sock.accept()
+                accepted, peername = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):  # no more, or gone again (accept(2))
                 return
             except OSError:
                 self._loop.remove_reader(sock)  # or it would be called again and again
                 self._loop.call_later(_PAUSE_S, self._watch, sock)
                 return
-            self._arrived(accepted)
+            self._arrived(accepted, peername)
 
-    def _arrived(self, accepted: socket.socket) -> None:
-        if not self._arrivals.opened():
-            self._arrivals.closed()
-            self._arrivals.refused.labels("full").inc()
+    def _arrived(self, accepted: socket.socket, peername: Any) -> None:
+        arrival = self._arrivals.opened(lambda: peername)
+        if arrival.refused is not None:
+            self._arrivals.closed(arrival)
+            self._arrivals.refused.labels(arrival.refused).inc()
             accepted.close()
             return
         accepted.setblocking(False)
-        task = self._loop.create_task(self._shake_hands(accepted), name="serve:handshake")
+        task = self._loop.create_task(self._shake_hands(accepted, arrival), name="serve:handshake")
         self._handshakes.add(task)
         task.add_done_callback(self._handshakes.discard)
 
-    async def _shake_hands(self, accepted: socket.socket) -> None:
-        connection = self._arrivals(counted=True)
+    async def _shake_hands(self, accepted: socket.socket, arrival: Arrival) -> None:
+        connection = self._arrivals(arrival)
         try:
             with contextlib.suppress(OSError):  # no TLS, too slow, or gone
                 await self._loop.connect_accepted_socket(
@@ -97,4 +99,4 @@ class TlsServer:
                 )
         finally:
             if not connection.was_made:  # from then on, it tells of its end itself
-                self._arrivals.closed()
+                self._arrivals.closed(arrival)

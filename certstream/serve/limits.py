@@ -17,7 +17,7 @@ Full: TypeAlias = Literal["connections", "address_connections"]
 
 
 class ConnectionCounter:
-    """Counts stream clients, in all and by address. It counts without limits too: they may be set later."""
+    """Counts clients or connections, in all and by address. It counts without limits too: they may be set later."""
 
     def __init__(self) -> None:
         self._total = 0

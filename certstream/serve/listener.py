@@ -16,6 +16,7 @@ from prometheus_client import Counter
 from certstream.errors import ConfigError
 from certstream.serve.arrivals import Arrivals, Bounds
 from certstream.serve.handshakes import TlsServer, listening_sockets
+from certstream.serve.peers import PeerConnections
 
 _BACKLOG: Final = 4096  # connections not accepted yet; the kernel cuts it to its somaxconn
 _HANDLER_GRACE_S: Final = 0.2  # for requests that are no streams, at shutdown
@@ -42,11 +43,13 @@ class Listener:
         bounds: Bounds,
         refused: Counter,
         tls: ssl.SSLContext | None = None,
+        peers: PeerConnections | None = None,
     ) -> None:
         self._address = address
         self._bounds = bounds
         self._refused = refused
         self._tls = tls
+        self._peers = peers
         self._arrivals: Arrivals | None = None
         self._runner = web.AppRunner(
             app,
@@ -73,7 +76,7 @@ class Listener:
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
-        arrivals = self._arrivals = Arrivals(server, self._bounds, self._refused, logger=_logger())
+        arrivals = self._arrivals = Arrivals(server, self._bounds, self._refused, self._peers, logger=_logger())
         try:
             self._server = await self._listen(arrivals)
         except OSError as exc:

@@ -22,6 +22,7 @@ from certstream.serve.health import DeepHealth
 from certstream.serve.listener import Address, Listener
 from certstream.serve.options import EXAMPLE_PATHS, WEBSOCKET_PATHS, ServeOptions
 from certstream.serve.pages import Pages
+from certstream.serve.peers import PeerConnections
 from certstream.serve.sse import EventStreams
 from certstream.serve.tls import TlsCertificate
 from certstream.serve.websocket import WebSocketStream
@@ -96,7 +97,9 @@ class StreamServer:
         if options.tls is not None:
             self._certificate = TlsCertificate(options.tls, options.tls_poll_s)
         try:
-            self._listener = await self._listen(self._app(), self._address, options.bounds, tls=options.tls is not None)
+            peers = PeerConnections(lambda: self._guard.settings)
+            tls = options.tls is not None
+            self._listener = await self._listen(self._app(), self._address, options.bounds, tls=tls, peers=peers)
             if options.monitoring is not None:
                 app, bounds = self._monitoring_app(), replace(options.bounds, connections=MONITORING_CONNECTIONS)
                 self._monitoring = await self._listen(app, options.monitoring, bounds, tls=options.monitoring_tls)
@@ -109,9 +112,17 @@ class StreamServer:
             certificate.watch()
         self._heartbeat = asyncio.create_task(self._beat(), name="serve:heartbeat")
 
-    async def _listen(self, app: web.Application, address: Address, bounds: Bounds, *, tls: bool) -> Listener:
+    async def _listen(
+        self,
+        app: web.Application,
+        address: Address,
+        bounds: Bounds,
+        *,
+        tls: bool,
+        peers: PeerConnections | None = None,
+    ) -> Listener:
         context = self._certificate.context if tls and self._certificate else None
-        listener = Listener(app, address, bounds, self._refused, context)
+        listener = Listener(app, address, bounds, self._refused, context, peers)
         await listener.start()
         return listener
 
