@@ -68,6 +68,21 @@ async def test_a_backfill_that_runs_goes_on_at_the_pace_that_holds_now(tmp_path:
     assert held(tmp_path) == {info.base_url: list(range(300))}
 
 
+async def test_what_is_read_again_is_read_at_the_pace_that_holds_now(tmp_path: Path) -> None:
+    log = SimulatedLog("log", kinds={"rfc6962"}, initial=300, seed=1)
+    state = StateStore(None)
+    slow = {"default_operator_rate_limit_ms": 600_000, "batch_size": 100}
+    async with SimulatorServer([log]):
+        info = log.info("rfc6962")
+        state.begin(info.base_url, 300, 300)
+        state.set_archive_start(info.base_url, 0)  # streamed and not archived, all of it
+        async with working(config(tmp_path, ct_log=slow), [info], state) as parts:
+            await until(lambda: log.endpoints.total() == 1)
+            parts.apply(config(tmp_path, ct_log={"batch_size": 100}), [info])
+            await until(lambda: parts.sink.missing(info.base_url).count == 0)
+    assert held(tmp_path) == {info.base_url: list(range(300))}
+
+
 async def test_logs_come_and_go_with_what_reads_them_again(tmp_path: Path) -> None:
     a, b = log_info(0), log_info(1)
     state = StateStore(None)
