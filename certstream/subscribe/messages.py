@@ -76,7 +76,8 @@ async def _messages(options: ConnectOptions, skip_heartbeats: bool) -> AsyncGene
         cancelled = True
         raise
     finally:
-        reading.cancel()
+        if not reading.cancelling():  # twice would break off its goodbye
+            reading.cancel()
         if not cancelled:
             await asyncio.wait([reading])
 

@@ -92,11 +92,11 @@ async def test_a_program_may_leave_the_loop_and_end(server: ManualServer) -> Non
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     connection = await server.connection()
-    await send(connection, update("a.example"), update("b.example"), update("c.example"))
+    await send(connection, update("a.example"))
     async with asyncio.timeout(PATIENCE_S):
         assert await program.communicate() == (b"certificate_update\n", b"")
         await connection.wait_closed()
-    assert (program.returncode, connection.close_code) == (0, 1000)
+    assert program.returncode == 0
 
 
 async def test_cancelling_whoever_reads_closes_the_connection(server: ManualServer) -> None:
