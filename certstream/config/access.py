@@ -91,8 +91,8 @@ class ConnectionLimitConfig(Section):
     max_connections: int = option(10_000, "Clients in all; the next one gets 503.", unit="clients", ge=1, le=1_000_000)
     per_ip_limit: int | None = option(
         None,
-        "Clients of one IPv4 address or IPv6 /64; the next one gets 429. Connections that are no clients may be 32 more. "
-        "Null sets no limit.",
+        "Clients of one IPv4 address or IPv6 /64; the next one gets 429. Connections that are no clients may be 32 "
+        "more. Null sets no limit.",
         unit="clients",
         ge=1,
         le=1_000_000,
