@@ -3,78 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import resource
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 from certstream.archive.commit import Committer
-from certstream.ct.types import LogInfo, LogKind
+from certstream.ct.types import LogKind
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
 from tests.archive.sink_support import Hanging, Unopenable, positions
+from tests.e2e.archive_service_support import KINDS, archiving, eventually, job, metric, stands_at, url_of
 from tests.e2e.command_support import (
     MAIN,
     STAGING,
-    archive_options,
     fill,
     rows_of,
     run,
     snapshot_of,
-    until_struck,
 )
-from tests.e2e.e2e_support import PATIENCE_S, Service, Simulate, StartService
-
-KINDS: list[LogKind] = ["rfc6962", "static"]
-
-
-def archiving(infos: list[LogInfo], **sections: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the sink on."""
-    sections["delta_sink"] = {"enabled": True, **sections.get("delta_sink", {})}
-    return archive_options(infos, **sections)
-
-
-async def eventually(what: Callable[[], bool]) -> None:
-    """Wait for something that only files tell."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not what():  # noqa: ASYNC110 - a file tells nobody
-            await asyncio.sleep(0.02)
-
-
-async def job(service: Service, name: str, *states: str) -> dict[str, Any]:
-    """Wait until a job of the service is in one of these states."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            found: dict[str, Any] = (await service.health())["jobs"][name]
-            if found["state"] in states:
-                return found
-            await asyncio.sleep(0.02)
-
-
-async def metric(service: Service, name: str) -> float:
-    """The sum of a metric over its labels."""
-    _, text = await service.get("/metrics")
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
-
-
-def stands_at(service: Service, url: str) -> int | None:
-    """The position of a log in the state file."""
-    if not (service.directory / "certstream_state.json").exists():
-        return None
-    position: int | None = service.state["logs"].get(url, {}).get("current_index")
-    return position
-
-
-def url_of(log: SimulatedLog, kind: LogKind) -> str:
-    return log.url(kind).rstrip("/")
+from tests.e2e.e2e_support import Service, Simulate, StartService
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,100 +112,6 @@ async def test_what_was_streamed_and_not_archived_at_a_crash_is_read_again_for_t
         await client.until_index(f"log {kind}", 1_209)
         assert client.indices(f"log {kind}") == list(range(1_200, 1_210))
     assert await metric(service, "certstream_delta_entries_reread_total") == 900
-
-
-async def test_sighup_fills_staging_and_merges_it(
-    tmp_path: Path, start_service: StartService, simulate: Simulate
-) -> None:
-    log = SimulatedLog("log", kinds={"rfc6962", "static"}, initial=3_000, seed=3)
-    server = await simulate(log)
-    service = await start_service(archiving(server.infos(), backfill={"staging_path": STAGING, "from_index": 100}))
-    await service.until_following(*server.infos())
-    log.grow(500)
-    urls = [url_of(log, kind) for kind in KINDS]
-    await eventually(lambda: all(len(rows_of(tmp_path / MAIN, url)) == 500 for url in urls))
-    service.send(signal.SIGHUP)
-    merged = await job(service, "merge", "succeeded", "failed")
-    filled = (await service.health())["jobs"]["backfill"]
-    assert (filled["state"], filled["detail"]["written"], filled["detail"]["failed_ranges"]) == ("succeeded", 5_800, 0)
-    assert (merged["state"], merged["detail"]) == ("succeeded", {"inserted": 5_800, "skipped": 0})
-    assert not (tmp_path / STAGING).exists()
-    assert await metric(service, "certstream_backfill_entries_written_total") == 5_800
-    assert await metric(service, "certstream_merge_rows_inserted_total") == 5_800
-    assert await metric(service, "certstream_backfill_running") == 0
-    assert (await service.stop())[0] == 0
-    assert held(tmp_path / MAIN) == {url: list(range(100, 3_500)) for url in urls}
-
-
-async def test_sighup_without_a_staging_path_writes_the_archive_itself(
-    tmp_path: Path, start_service: StartService, simulate: Simulate
-) -> None:
-    log = SimulatedLog("log", kinds={"static"}, initial=1_000, seed=3)
-    server = await simulate(log)
-    service = await start_service(archiving(server.infos(), backfill={"from_index": 0}))
-    await service.until_following(*server.infos())
-    log.grow(100)
-    url = url_of(log, "static")
-    await eventually(lambda: len(rows_of(tmp_path / MAIN, url)) == 100)
-    service.send(signal.SIGHUP)
-    assert (await job(service, "backfill", "succeeded", "failed"))["state"] == "succeeded"
-    assert rows_of(tmp_path / MAIN, url) == list(range(1_100))
-    assert (await service.health())["jobs"]["merge"]["state"] == "never"
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["main"]
-
-
-async def test_a_signal_during_a_backfill_ends_the_service_and_the_next_finishes_it(
-    tmp_path: Path, start_service: StartService, simulate: Simulate
-) -> None:
-    log = SimulatedLog("log", kinds={"static"}, initial=30_000, seed=3)
-    server = await simulate(log)
-    service = await start_service(archiving(server.infos(), backfill={"staging_path": STAGING, "from_index": 0}))
-    await service.until_following(*server.infos())
-    stuck = log.faults.add(Fault(FaultKind.STALL, on="data-tile", index=20_480))
-    url = url_of(log, "static")
-    log.grow(10)
-    await eventually(lambda: len(rows_of(tmp_path / MAIN, url)) == 10)
-    service.send(signal.SIGHUP)
-    await until_struck(log, stuck)
-    service.send(signal.SIGHUP)
-    await service.until(lambda line: line["event"] == "backfill runs already, this signal starts none")
-    code, seconds = await service.stop(signal.SIGINT)
-    assert (code, seconds < 5) == (0, True)
-    there = rows_of(tmp_path / STAGING, url)
-    assert there == list(range(len(there)))
-    assert rows_of(tmp_path / MAIN, url) == list(range(30_000, 30_010))
-    log.faults.remove(stuck)
-    await service.start()
-    await service.until_following(*server.infos())
-    service.send(signal.SIGHUP)
-    assert (await job(service, "merge", "succeeded", "failed"))["state"] == "succeeded"
-    assert rows_of(tmp_path / MAIN, url) == list(range(30_010))
-    assert not (tmp_path / STAGING).exists()
-
-
-async def test_staging_is_left_for_inspection_where_that_is_wanted(
-    tmp_path: Path, start_service: StartService, simulate: Simulate
-) -> None:
-    log = SimulatedLog("log", kinds={"static"}, initial=500, seed=3)
-    server = await simulate(log)
-    backfill = {"staging_path": STAGING, "from_index": 0, "merge_after": False, "on_start": True, "interval_secs": 60}
-    service = await start_service(archiving(server.infos(), backfill=backfill))
-    await service.until_following(*server.infos())
-    await job(service, "backfill", "succeeded", "failed")
-    service.send(signal.SIGHUP)
-    await eventually(lambda: rows_of(tmp_path / STAGING, url_of(log, "static")) == list(range(500)))
-    assert (await service.health())["jobs"]["merge"]["state"] == "never"
-
-
-async def test_without_an_archive_sighup_is_logged_and_nothing_else(
-    tmp_path: Path, start_service: StartService, simulate: Simulate
-) -> None:
-    server = await simulate(SimulatedLog("log", kinds={"static"}, initial=10, seed=3))
-    service = await start_service(archive_options(server.infos()))
-    service.send(signal.SIGHUP)
-    await service.until(lambda line: line["event"] == "the archive is off, this signal starts nothing")
-    assert ((await service.health())["archive"], (await service.stop())[0]) == (None, 0)
-    assert not (tmp_path / "data").exists()
 
 
 async def test_an_archive_that_fails_stops_no_stream_and_loses_nothing(
@@ -423,24 +282,6 @@ async def test_a_service_continues_the_archive_of_the_reference_server(
     rows = pa.table(table.to_pyarrow_table())
     assert sum(column.null_count for column in rows.columns) == 0
     assert "" in rows.column("serial_number").to_pylist()
-
-
-async def test_only_the_logs_that_the_configuration_names_are_backfilled(
-    tmp_path: Path, start_service: StartService, simulate: Simulate
-) -> None:
-    log = SimulatedLog("log", kinds={"rfc6962", "static"}, initial=600, seed=3)
-    server = await simulate(log)
-    backfill = {"staging_path": STAGING, "from_index": 0, "logs": "log RFC"}
-    service = await start_service(archiving(server.infos(), backfill=backfill))
-    await service.until_following(*server.infos())
-    service.send(signal.SIGHUP)
-    assert (await job(service, "merge", "succeeded", "failed"))["state"] == "succeeded"
-    assert held(tmp_path / MAIN) == {url_of(log, "rfc6962"): list(range(600))}
-    assert (await service.stop())[0] == 0
-    service.options = archiving(server.infos(), backfill={"logs": "argon"})
-    await service.start(serving=False)
-    assert await service.exit_code() == 1
-    assert "backfill.logs: no log has 'argon' in its name or URL" in service.lines[-1]["event"]
 
 
 async def test_a_table_that_hangs_on_opening_keeps_neither_the_streams_nor_the_end(
