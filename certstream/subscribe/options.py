@@ -15,7 +15,7 @@ from yarl import URL
 StreamKind: TypeAlias = Literal["lite", "full", "domains"]
 SocketOption: TypeAlias = tuple[int, int, int | bytes]  # level, option, value, as socket.setsockopt takes them
 
-MAX_MESSAGE_BYTES: Final = 64 << 20  # a certificate may have thousands of names, and its chain
+MAX_MESSAGE_BYTES: Final = 16 << 20  # a certificate may have thousands of names, and its chain
 PING_INTERVAL_S: Final = 30.0
 PING_TIMEOUT_S: Final = 15.0
 CONNECT_TIMEOUT_S: Final = 30.0
