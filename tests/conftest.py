@@ -6,6 +6,12 @@ import signal
 
 
 def pytest_configure() -> None:
-    """Under nohup SIGHUP is ignored, and every program started here would inherit that; a handler is not inherited."""
+    """Take up the signals that were ignored at the start: every program started here would inherit that.
+
+    nohup ignores SIGHUP, a shell without job control SIGINT of what it starts in the background. Handlers are not
+    inherited.
+    """
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
