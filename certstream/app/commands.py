@@ -32,7 +32,9 @@ from certstream.app.upkeep import maintained
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge import staging as staging_tables
 from certstream.archive.storage import local_path
+from certstream.backfill.buffer import RunSize
 from certstream.backfill.report import NOTHING, plan_table
+from certstream.backfill.run import BackfillSettings
 from certstream.config import Config, LoadedConfig
 from certstream.ct.types import LogInfo
 from certstream.metrics import Metrics
@@ -42,6 +44,9 @@ from certstream.state import read_positions
 
 TABLE_OPTION: Final = "delta_sink.table_path"
 STAGING_FLAG: Final = "--staging-path"
+
+# Nobody else waits in this process, so as much is decoded together as memory allows
+_ALONE: Final = BackfillSettings(run=RunSize(8192, 26 << 20), buffer_bytes=48 << 20)
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +88,9 @@ async def _backfill(
             log.info("backfill interrupted", done=0)
             return 0
         progress = Progress("backfill", surveyed.plan.totals(), sys.stderr)
-        result = await fill(config, surveyed, tables, signals.stop, metrics=Metrics(), progress=progress)
+        result = await fill(
+            config, surveyed, tables, signals.stop, metrics=Metrics(), progress=progress, settings=_ALONE
+        )
     return 1 if result.failed else 0
 
 

@@ -27,6 +27,7 @@ from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.threads import in_thread
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge.staging import check_staging
+from certstream.backfill.buffer import RunSize
 from certstream.backfill.result import Result
 from certstream.backfill.run import BackfillSettings
 from certstream.client.http import HttpClient
@@ -37,9 +38,8 @@ from certstream.metrics import Metrics
 from certstream.progress import Progress
 from certstream.serve.health import JobHealth, JobState
 
-_SETTINGS: Final = BackfillSettings(
-    buffer_bytes=16 << 20, finish_s=2.5
-)  # beside live reading, and ending with the service
+# Beside live reading, which waits for the interpreter as long as a run is decoded; and ending with the service
+_SETTINGS: Final = BackfillSettings(run=RunSize(2048, 8 << 20), buffer_bytes=16 << 20, finish_s=2.5)
 
 log = structlog.get_logger(__name__)
 

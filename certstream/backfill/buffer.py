@@ -9,15 +9,22 @@ from typing import Final
 
 from certstream.ct.types import EntryBatch
 
-RUN_ENTRIES: Final = 4096  # to decode together: each batch has a fixed cost
-RUN_BYTES: Final = 12 << 20  # likewise; decoding takes memory in proportion
 _PATIENCE_S: Final = 1.0  # that entries wait for more to come
+
+
+@dataclass(frozen=True, slots=True)
+class RunSize:
+    """How much is decoded together, about: each time has a fixed cost, and takes memory and time in proportion."""
+
+    entries: int = 4096
+    size_bytes: int = 12 << 20
 
 
 @dataclass(slots=True)
 class Run:
     """Consecutive batches of one log."""
 
+    worth: RunSize
     begun_at: float  # of the event loop's clock
     batches: list[EntryBatch] = field(default_factory=list)
     entries: int = 0
@@ -37,18 +44,19 @@ class Run:
     @property
     def is_whole(self) -> bool:
         """Whether it is worth decoding as it is."""
-        return self.entries >= RUN_ENTRIES or self.size_bytes >= RUN_BYTES
+        return self.entries >= self.worth.entries or self.size_bytes >= self.worth.size_bytes
 
 
 class EntryBuffer:
     """Entries of all logs that wait for decoding, at most `cap_bytes` of them or one batch.
 
     At the bound `put` waits, first come first served. What `take` gives counts until `release`. The entries of one
-    log come out in the order in which they went in, up to RUN_ENTRIES together where they follow each other.
+    log come out in the order in which they went in, up to `run` together where they follow each other.
     """
 
-    def __init__(self, cap_bytes: int) -> None:
+    def __init__(self, cap_bytes: int, run: RunSize) -> None:
         self._cap_bytes = cap_bytes
+        self._run = run
         self._held_bytes = 0
         self._whole: deque[Run] = deque()
         self._growing: dict[str, Run] = {}  # by base_url, the oldest first; each behind its log's whole ones
@@ -115,7 +123,7 @@ class EntryBuffer:
             self._whole.append(self._growing.pop(key))
             run = None
         if run is None:
-            run = self._growing[key] = Run(asyncio.get_running_loop().time())
+            run = self._growing[key] = Run(self._run, asyncio.get_running_loop().time())
         run.add(batch)
         if run.is_whole:
             self._whole.append(self._growing.pop(key))

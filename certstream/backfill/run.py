@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 
 from certstream.archive_metrics import ArchiveMetrics
-from certstream.backfill.buffer import RUN_BYTES, EntryBuffer
+from certstream.backfill.buffer import EntryBuffer, RunSize
 from certstream.backfill.destination import Destination, Written
 from certstream.backfill.fetch import Hold, LogFetcher, RetrySettings
 from certstream.backfill.planner import Plan
@@ -45,6 +45,7 @@ class BackfillSettings:
 
     retry: RetrySettings = field(default_factory=RetrySettings)
     commit: CommitSettings = field(default_factory=CommitSettings)
+    run: RunSize = field(default_factory=RunSize)  # that is decoded together
     buffer_bytes: int = 24 << 20  # of fetched entries that wait for decoding
     finish_s: float = 5.0  # that a run which is stopped may take for what it has in hand
 
@@ -74,7 +75,7 @@ class Backfill:
         self._metrics = metrics
         self._clock = clock or Clock()
         self._begun_at = self._clock.monotonic()
-        self._buffer = EntryBuffer(settings.buffer_bytes)
+        self._buffer = EntryBuffer(settings.buffer_bytes, settings.run)
         self._decoder = WorkThread("backfill-decode")
         self._writer = Writer(destination, settings.commit, on_write=self._wrote, on_commit=self._committed)
         self._fetchers = [
@@ -167,7 +168,7 @@ class Backfill:
     async def _decode(self) -> None:
         while (run := await self._buffer.take()) is not None:
             seen_s = self._clock.wall()
-            for part in _parts(run.batches):
+            for part in _parts(run.batches, self._settings.run.size_bytes):
                 log = part[0].log
                 wanted = self._missing[log.base_url].within(part[0].start, part[-1].stop)
                 if len(wanted):
@@ -238,13 +239,13 @@ async def _together(work: Sequence[tuple[LogInfo, Callable[[], Coroutine[None, N
             group.create_task(read(), name=f"backfill:{log.name}")
 
 
-def _parts(batches: Iterable[EntryBatch]) -> Iterator[list[EntryBatch]]:
+def _parts(batches: Iterable[EntryBatch], most_bytes: int) -> Iterator[list[EntryBatch]]:
     """The batches together, or in several parts where their entries are uncommonly large."""
     part: list[EntryBatch] = []
     held_bytes = 0
-    for batch in (each for whole in batches for each in cut_batch(whole, RUN_BYTES)):
+    for batch in (each for whole in batches for each in cut_batch(whole, most_bytes)):
         size_bytes = batch_bytes(batch)
-        if part and held_bytes + size_bytes > RUN_BYTES:
+        if part and held_bytes + size_bytes > most_bytes:
             yield part
             part, held_bytes = [], 0
         part.append(batch)

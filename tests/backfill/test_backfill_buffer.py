@@ -7,11 +7,12 @@ import asyncio
 import numpy as np
 import pytest
 
-from certstream.backfill.buffer import RUN_BYTES, RUN_ENTRIES, EntryBuffer, Run
+from certstream.backfill.buffer import EntryBuffer, Run, RunSize
 from certstream.ct.types import EntryBatch, LogInfo, Spans, concat_batches
 
 LOGS = [LogInfo(f"log{i}", f"https://log{i}.example/", "rfc6962", "Example") for i in range(3)]
 CAP = 100_000
+SIZE = RunSize()
 
 
 def batch(log: int, start: int, count: int, size_bytes: int = 1_000) -> EntryBatch:
@@ -32,23 +33,28 @@ async def fill(buffer: EntryBuffer, *batches: EntryBatch) -> None:
 
 
 async def test_batches_that_follow_each_other_come_together_up_to_what_is_worth_decoding() -> None:
-    buffer = EntryBuffer(CAP)
-    await fill(buffer, *(batch(0, at, 256) for at in range(0, RUN_ENTRIES + 512, 256)))
-    assert span(await buffer.take()) == ("log0", 0, RUN_ENTRIES)
+    buffer = EntryBuffer(CAP, SIZE)
+    await fill(buffer, *(batch(0, at, 256) for at in range(0, SIZE.entries + 512, 256)))
+    assert span(await buffer.take()) == ("log0", 0, SIZE.entries)
     buffer.close()
-    assert span(await buffer.take()) == ("log0", RUN_ENTRIES, RUN_ENTRIES + 512)
+    assert span(await buffer.take()) == ("log0", SIZE.entries, SIZE.entries + 512)
     assert await buffer.take() is None
 
 
 async def test_large_entries_come_in_fewer() -> None:
-    buffer = EntryBuffer(4 * RUN_BYTES)
-    await fill(buffer, batch(0, 0, 1, RUN_BYTES // 2), batch(0, 1, 1, RUN_BYTES // 2), batch(0, 2, 1, RUN_BYTES))
+    buffer = EntryBuffer(4 * SIZE.size_bytes, SIZE)
+    await fill(
+        buffer,
+        batch(0, 0, 1, SIZE.size_bytes // 2),
+        batch(0, 1, 1, SIZE.size_bytes // 2),
+        batch(0, 2, 1, SIZE.size_bytes),
+    )
     assert span(await buffer.take()) == ("log0", 0, 2)
     assert span(await buffer.take()) == ("log0", 2, 3)
 
 
 async def test_a_gap_ends_a_run_and_the_order_of_a_log_is_kept() -> None:
-    buffer = EntryBuffer(CAP)
+    buffer = EntryBuffer(CAP, SIZE)
     await fill(buffer, batch(0, 0, 10), batch(1, 7, 10), batch(0, 20, 10), batch(0, 30, 10), batch(0, 5, 5))
     buffer.close()
     spans = [span(run) for run in [await buffer.take() for _ in range(4)]]
@@ -57,7 +63,7 @@ async def test_a_gap_ends_a_run_and_the_order_of_a_log_is_kept() -> None:
 
 
 async def test_few_entries_wait_a_moment_for_more_and_no_longer() -> None:
-    buffer = EntryBuffer(CAP)
+    buffer = EntryBuffer(CAP, SIZE)
     loop = asyncio.get_running_loop()
     before = loop.time()
     waiting = asyncio.create_task(buffer.take())
@@ -68,7 +74,7 @@ async def test_few_entries_wait_a_moment_for_more_and_no_longer() -> None:
 
 
 async def test_at_the_bound_putting_waits_until_what_was_taken_is_released() -> None:
-    buffer = EntryBuffer(CAP)
+    buffer = EntryBuffer(CAP, SIZE)
     await fill(buffer, batch(0, 0, 10, CAP // 2), batch(1, 0, 10, CAP // 2))
     late = asyncio.create_task(buffer.put(batch(2, 0, 10, 1)))
     run = await buffer.take()  # at once: room is wanted
@@ -86,7 +92,7 @@ async def test_at_the_bound_putting_waits_until_what_was_taken_is_released() -> 
 
 
 async def test_who_waits_first_is_first_whatever_the_size() -> None:
-    buffer = EntryBuffer(CAP)
+    buffer = EntryBuffer(CAP, SIZE)
     await buffer.put(batch(0, 0, 10, CAP))
     large = asyncio.create_task(buffer.put(batch(1, 0, 10, CAP)))
     await asyncio.sleep(0)
@@ -105,7 +111,7 @@ async def test_who_waits_first_is_first_whatever_the_size() -> None:
 
 
 async def test_one_batch_above_the_bound_passes_alone() -> None:
-    buffer = EntryBuffer(CAP)
+    buffer = EntryBuffer(CAP, SIZE)
     await buffer.put(batch(0, 0, 1, 10 * CAP))
     other = asyncio.create_task(buffer.put(batch(1, 0, 1, 1)))
     run = await buffer.take()
@@ -119,7 +125,7 @@ async def test_one_batch_above_the_bound_passes_alone() -> None:
 
 async def test_many_logs_with_few_entries_each_cannot_block_each_other() -> None:
     """All of the room is taken by what would wait for more: the largest goes first."""
-    buffer = EntryBuffer(CAP)
+    buffer = EntryBuffer(CAP, SIZE)
     await fill(buffer, batch(0, 0, 10, CAP // 4), batch(1, 0, 10, CAP // 2), batch(2, 0, 10, CAP // 4))
     more = asyncio.create_task(buffer.put(batch(0, 10, 10, CAP // 4)))
     await asyncio.sleep(0)
@@ -132,7 +138,7 @@ async def test_many_logs_with_few_entries_each_cannot_block_each_other() -> None
 
 
 async def test_a_reader_that_is_cancelled_while_it_waits_leaves_no_trace() -> None:
-    buffer = EntryBuffer(CAP)
+    buffer = EntryBuffer(CAP, SIZE)
     await buffer.put(batch(0, 0, 10, CAP))
     waiting = asyncio.create_task(buffer.put(batch(1, 0, 10, CAP)))
     await asyncio.sleep(0)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from structlog.testing import capture_logs
 
+from certstream.backfill.buffer import RunSize
 from certstream.backfill.planner import ITEM_ENTRIES, Plan, Target, plan
 from certstream.backfill.run import Backfill, BackfillSettings
 from certstream.backfill.writer import CommitSettings
@@ -56,11 +57,11 @@ async def test_small_pages_are_decoded_together() -> None:
     assert [rows.num_rows for rows in destination.visible] == [4_096, 4_096, 1_808]
 
 
-async def test_large_entries_are_decoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("certstream.backfill.run.RUN_BYTES", 500_000)
+async def test_large_entries_are_decoded_in_parts() -> None:
+    settings = BackfillSettings(run=RunSize(size_bytes=500_000))
     log = SimulatedLog("log", seed=8, initial=1_000, max_page=32)
     async with reading(log) as reader:
-        _, destination = await once(reader, log, "rfc6962", 1_000)
+        _, destination = await once(reader, log, "rfc6962", 1_000, settings=settings)
     assert destination.indices(log.info("rfc6962")) == list(range(1_000))
     assert max(sum(map(len, rows["as_der"].to_pylist())) for rows in destination.visible) < 500_000
     assert 5 < len(destination.visible) < 20
