@@ -13,7 +13,8 @@ from prometheus_client import Gauge
 from certstream.metrics import DropReason, StreamMetrics
 from certstream.stream.framing import Framing
 
-CHUNK_BYTES: Final = 128 << 10  # of one write; a message that is larger is one alone
+# Of one write; a message that is larger is one alone. With 128 KiB, 2,000 clients at 4,000 entries/s got a third less.
+CHUNK_BYTES: Final = 1 << 20
 _WRITE_COST: Final = 8 << 10  # bytes that are copied in the time that a write takes beside copying
 _LOOK_COST: Final = 512  # the same for a look at a client whose transport is full
 
