@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-from certstream.app.service import raise_open_files_limit
+from certstream.app.run import raise_open_files_limit
 from certstream.app.settings import configured_logs, fetch_settings, stream_kinds, tail_settings
 from certstream.client.clock import Clock
 from certstream.client.http import DEFAULT_USER_AGENT

@@ -1,5 +1,5 @@
 """The composition root: which parts there are, how they are connected, in which order they start and stop."""
 
-from certstream.app.service import run
+from certstream.app.run import run
 
 __all__ = ["run"]

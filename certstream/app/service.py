@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import structlog
-import uvloop
 
 from certstream import __version__
 from certstream.app.following import Following
@@ -26,7 +24,6 @@ from certstream.app.settings import (
     FollowedLog,
     LiveSettings,
     LogRecipe,
-    configured_logs,
     live_settings,
     log_client,
     log_health,
@@ -35,7 +32,7 @@ from certstream.app.settings import (
 )
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
-from certstream.config import BackfillConfig, Config, LoadedConfig
+from certstream.config import Config, LoadedConfig
 from certstream.ct.types import EntryBatch, LogInfo
 from certstream.live.dedup import Deduplicator
 from certstream.live.publisher import Publisher
@@ -44,7 +41,6 @@ from certstream.live.tailer import Tailer
 from certstream.metrics import Metrics, watch_loop_lag
 from certstream.serve.health import DeepHealth, assess
 from certstream.serve.server import StreamServer
-from certstream.signals import Signals
 from certstream.state import StateStore
 from certstream.stream.hub import Hub
 
@@ -55,29 +51,10 @@ _FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closi
 _LEAVE_S: Final = 4.5  # that a service with an archive has for its end
 _HOLD_S: Final = 30.0  # that a piece of a backfill's work waits for live reading at most
 _HOLD_STEP_S: Final = 0.25
-_DRY_RUN: Final = "dry run: connected to no log"
 
 Wanted: TypeAlias = tuple[Config, Sequence[FollowedLog]]  # the configuration as it is meant, and the logs to follow
 
 log = structlog.get_logger(__name__)
-
-
-def run(loaded: LoadedConfig, *, dry_run: bool = False, demo: bool = False) -> int:
-    """Run the service until a signal ends it; the exit code.
-
-    Raises ConfigError or StateError where it cannot start.
-    """
-    raise_open_files_limit()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run_demo(loaded) if demo else _run(loaded, dry_run=dry_run))
-    return 0
-
-
-def raise_open_files_limit() -> None:
-    """Let the process open as many files as it may: each client is one, and the usual soft limit is 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def leave_in_time(after_s: float) -> None:
@@ -90,49 +67,6 @@ def leave_in_time(after_s: float) -> None:
     timer = threading.Timer(after_s, leave)
     timer.daemon = True
     timer.start()
-
-
-async def _run(loaded: LoadedConfig, *, dry_run: bool) -> None:
-    def wanted(config: Config) -> Wanted:
-        return config, [] if dry_run else configured_logs(config)
-
-    config, logs = wanted(loaded.config)
-    if dry_run:
-        log.warning(_DRY_RUN)
-    elif not logs:
-        log.warning("no logs are configured, nothing to stream: name some in custom_logs or static_logs")
-    service = Service(config, logs, warnings=(_DRY_RUN,) if dry_run else ())
-    service.reload_from(loaded, wanted)
-    with Signals(on_hang_up=service.hang_up) as signals:
-        await service.run(signals.stop)
-
-
-async def _run_demo(loaded: LoadedConfig) -> None:
-    from certstream.simulator.demo import demo_logs  # what only the demo needs
-
-    async with demo_logs() as demo:
-        followed = [FollowedLog(info, start="beginning", poll_interval_s=0.25) for info in demo.logs]
-
-        def wanted(config: Config) -> Wanted:
-            return _demo_config(config, demo.directory), followed
-
-        service = Service(*wanted(loaded.config), warnings=("demo: the logs are simulated",))
-        service.reload_from(loaded, wanted)
-        with Signals(on_hang_up=service.hang_up) as signals:
-            await service.run(signals.stop)
-
-
-def _demo_config(config: Config, directory: Path) -> Config:
-    """State and archive in the demo's own directory, and no waiting for tiles that take seconds to fill."""
-    state = {"state_file": str(directory / "certstream_state.json"), "partial_tile_wait_secs": 1}
-    sink = {"enabled": True, "table_path": str(directory / "archive"), "flush_interval_secs": 5}
-    return config.model_copy(
-        update={
-            "ct_log": config.ct_log.model_copy(update=state),
-            "delta_sink": config.delta_sink.model_copy(update=sink),
-            "backfill": BackfillConfig(),
-        }
-    )
 
 
 class Service:

@@ -16,6 +16,7 @@ from certstream.client.pacing import PaceSettings
 from certstream.client.rfc6962 import Rfc6962Client
 from certstream.client.static_ct import StaticClient
 from certstream.config import AuthConfig, Config, CtLogConfig, RateLimitConfig, StreamsConfig
+from certstream.config.logs import Verification
 from certstream.config.tokens import read_tokens, tokens_path
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
@@ -48,6 +49,7 @@ class FollowedLog:
     start: Start = "head"
     batch_size: int | None = None  # None: that of all logs
     poll_interval_s: float | None = None
+    verification: Verification = "warn"
 
 
 def configured_logs(config: Config) -> list[FollowedLog]:
@@ -58,6 +60,7 @@ def configured_logs(config: Config) -> list[FollowedLog]:
             entry.start,
             entry.batch_size,
             None if entry.poll_interval_ms is None else entry.poll_interval_ms / 1000,
+            entry.verification or config.ct_log.verification,
         )
         for entry in config.followed_logs
     ]
@@ -145,11 +148,13 @@ class LogRecipe:
     followed: FollowedLog
     read: ReadSettings
     tail: TailSettings
+    max_unproven: int  # entries that may be read before they are proven
 
 
 def log_recipes(ct_log: CtLogConfig, logs: Sequence[FollowedLog]) -> list[LogRecipe]:
     """How each log is followed."""
-    return [LogRecipe(log, read_settings(ct_log, log), tail_settings(ct_log, log)) for log in logs]
+    most = ct_log.verification_max_unproven_entries
+    return [LogRecipe(log, read_settings(ct_log, log), tail_settings(ct_log, log), most) for log in logs]
 
 
 @dataclass(frozen=True, slots=True)

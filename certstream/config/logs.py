@@ -20,11 +20,17 @@ from certstream.ct.types import LogInfo, LogKind
 from certstream.ct.urls import is_log_url
 
 Start: TypeAlias = Literal["head", "beginning"] | int
+Verification: TypeAlias = Literal["off", "warn", "enforce"]
 
 _URL = "an http:// or https:// URL without user name, query and fragment"
 _KEY = "base64 of a DER SubjectPublicKeyInfo with a P-256 key, or an RSA key of at least 2048 bits"
 _LOG_ID = "base64 of 32 bytes, the SHA-256 of the log's key"
 _START = "head, beginning or an index from 0"
+
+
+def off_is_text(value: Any) -> Any:
+    """YAML 1.1 reads a bare `off` as false."""
+    return "off" if value is False else value
 
 
 def base64_bytes(text: str) -> bytes:
@@ -92,7 +98,8 @@ class LogConfig(Section):
     url: Annotated[str, AfterValidator(_checked_url)] = option(..., "Where the log is read.", allowed=_URL)
     key: Annotated[str, AfterValidator(_checked_key)] | None = option(
         None,
-        "The log's public key, from which its id follows. This version reads it and does not verify signatures yet.",
+        "The log's public key, from which its id follows. Where it is not set, a log list is asked for it, by "
+        "expected_log_id or by the URL.",
         allowed=_KEY,
     )
     expected_log_id: str | None = option(
@@ -105,6 +112,9 @@ class LogConfig(Section):
         None,
         "Whose pace requests count against; null takes the URL's host.",
         allowed="1 to 200 printable characters",
+    )
+    verification: Annotated[Verification, BeforeValidator(off_is_text)] | None = option(
+        None, "What is verified of this log; null takes ct_log.verification.", allowed="off, warn or enforce"
     )
     batch_size: int | None = option(
         None, "Entries asked for in one request; null takes ct_log.batch_size.", unit="entries", ge=1, le=10_000

@@ -23,7 +23,8 @@ from certstream.config.access import (
 )
 from certstream.config.archive import BackfillConfig, DeltaSinkConfig, MaintenanceConfig
 from certstream.config.levels import parse_level
-from certstream.config.logs import CustomLogConfig, StaticLogConfig
+from certstream.config.log_lists import LogListsConfig
+from certstream.config.logs import CustomLogConfig, StaticLogConfig, Verification, off_is_text
 from certstream.config.option import FilePath, Section, option
 
 _MIB = 1 << 20
@@ -31,8 +32,7 @@ _AGENT = "1 to 200 printable ASCII characters"
 
 
 def _level_name(value: Any) -> Any:
-    """YAML 1.1 reads a bare `off` as false."""
-    text = "off" if value is False else value
+    text = off_is_text(value)
     return parse_level(text) if isinstance(text, str) else text
 
 
@@ -93,6 +93,20 @@ class CtLogConfig(Section):
     state_recovery: Literal["fail", "fresh"] = option(
         "fail",
         "What an unreadable state file does: stop the start, or start anew with the old file kept aside.",
+    )
+    verification: Annotated[Verification, BeforeValidator(off_is_text)] = option(
+        "warn",
+        "What is verified of the logs. warn: every entry goes out at once and is proven behind that, what cannot be "
+        "proven is listed and read again; enforce: nothing goes out or is archived before it is proven to stand in a "
+        "tree that the log has signed, and a log without a known key stops the start; off: nothing.",
+        allowed="off, warn or enforce",
+    )
+    verification_max_unproven_entries: int = option(
+        10_240,
+        "Entries of one log that may be read before they are proven; enforce holds them in memory.",
+        unit="entries",
+        ge=256,
+        le=1_000_000,
     )
     batch_size: int = option(
         1024, "Entries asked for in one request; a log may return fewer.", unit="entries", ge=1, le=10_000
@@ -184,6 +198,18 @@ class ApiConfig(Section):
     )
 
 
+class HealthConfig(Section):
+    """When /health/ready says that the service does not keep up."""
+
+    min_share: float = option(
+        0.5,
+        "Least share of what all logs together grew by in 10 minutes that must have been read; below it for 5 minutes, "
+        "/health/ready answers 503. 0 never does.",
+        ge=0.0,
+        le=1.0,
+    )
+
+
 class HotReloadConfig(Section):
     """Taking up a changed configuration without a restart, and without dropping a client.
 
@@ -248,10 +274,12 @@ class Config(BaseSettings):
     auth: AuthConfig = AuthConfig()
     cors: CorsConfig = CorsConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
+    health: HealthConfig = HealthConfig()
     hot_reload: HotReloadConfig = HotReloadConfig()
     delta_sink: DeltaSinkConfig = DeltaSinkConfig()
     backfill: BackfillConfig = BackfillConfig()
     maintenance: MaintenanceConfig = MaintenanceConfig()
+    log_lists: LogListsConfig = LogListsConfig()
     custom_logs: Annotated[tuple[CustomLogConfig, ...], Field(strict=False)] = option(
         (), "The RFC 6962 logs to read.", allowed="a list of logs"
     )

@@ -26,13 +26,14 @@ This file is written from the model: `make config`."""
 _INERT = """\
 Names of certstream-server-rust that have no meaning in this version: accepted, and listed in one line at the start."""
 
-_EXAMPLES: dict[str, dict[str, str]] = {
+_EXAMPLES: dict[str, dict[str, Any]] = {
     "custom_logs": {"name": "Google 'Argon2026h2' log", "url": "https://ct.googleapis.com/logs/us1/argon2026h2/"},
     "static_logs": {
         "name": "Let's Encrypt 'Sycamore2026h2'",
         "url": "https://mon.sycamore.ct.letsencrypt.org/2026h2/",
         "log_origin": "log.sycamore.ct.letsencrypt.org/2026h2",
     },
+    "log_lists.lists": {"name": "ours", "location": "/etc/certstream/logs.json", "unsigned": True},
 }
 
 
@@ -68,7 +69,7 @@ def _render(options: list[Option]) -> Iterator[str]:
         section = parent
         indent = "  " if parent else ""
         yield from _comment(_about(option), indent)
-        yield from _log_options(option)
+        yield from (f"{indent}{line}" for line in _item_options(option))
         yield f"{indent}{name}: {_scalar(option.default)}"
 
 
@@ -89,13 +90,13 @@ def _scalar(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _log_options(option: Option) -> Iterator[str]:
-    """Say what each log of a list can have, as an example to copy."""
+def _item_options(option: Option) -> Iterator[str]:
+    """Say what each item of a list of sections can have, as an example to copy."""
     item = list_item_of(option.field)
     if item is None:
         return
     yield "#"
-    yield f"# {option.path}:"
+    yield f"# {option.path.rpartition('.')[2]}:"
     for number, inner in enumerate(options_of(item)):
         yield from (f"#     {line}" for line in _comment(_about(inner)))
         value = _EXAMPLES[option.path].get(inner.path, inner.default)

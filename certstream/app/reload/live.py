@@ -12,6 +12,8 @@ _OPTIONS: Final = frozenset(
         "log_level",
         "log_format",
         "trusted_proxies",
+        "ct_log.verification",
+        "ct_log.verification_max_unproven_entries",
         "ct_log.batch_size",
         "ct_log.fetch_concurrency",
         "ct_log.poll_interval_ms",

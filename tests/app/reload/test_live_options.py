@@ -40,6 +40,9 @@ OTHER: Final[dict[str, Any]] = {
     "monitoring.host": "127.0.0.9",
     "ct_log.operator_rate_limits": {"someone": 7},
     "backfill.max_share": 0.25,
+    "log_lists.include_states": ["usable"],
+    "log_lists.exclude_states": ["usable"],
+    "log_lists.lists": [{"name": "ours", "location": "/logs.json", "unsigned": True}],
     "custom_logs": [{**RFC6962, "name": "c"}],
     "static_logs": [],
 }
@@ -51,6 +54,7 @@ OTHER_OF_LOG: Final[dict[str, Any]] = {
     ).decode(),
     "expected_log_id": "dNudWPfUfp39eHoWKpkcGM9pjafHKZGMmhiwRQ26RLw=",
     "start": 7,
+    "verification": "enforce",
 }
 
 
