@@ -24,9 +24,9 @@ from certstream.app.backfill import (
     survey,
     write_settings,
 )
+from certstream.app.log_keys import command_logs
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.owners import refuse_as_root
-from certstream.app.settings import configured_logs
 from certstream.app.threads import in_thread
 from certstream.app.upkeep import maintained
 from certstream.archive.coverage import LookCancelledError
@@ -63,7 +63,7 @@ def backfill(
     tables = _tables(config, staging_path)
     _refuse_as_root(config, tables, "backfill")
     say_starting(tables, start)
-    followed = chosen_logs([each.info for each in configured_logs(config)], logs, "--logs")
+    followed = chosen_logs([each.info for each in command_logs(config)], logs, "--logs")
     ceilings = _ceilings(config)
     if not any(each.base_url in ceilings for each in followed):
         log.info(NOTHING, reason="no configured log has a position in the state file", file=config.ct_log.state_file)

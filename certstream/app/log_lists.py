@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from certstream.app.settings import FollowedLog
+from certstream.client.http import HttpClient
+from certstream.client.log_list import LogLists
 from certstream.client.log_list_source import ListSource
+from certstream.config import Config
 from certstream.config.log_lists import APPLE, GOOGLE, LogListsConfig
 from certstream.config.logs import base64_bytes
-from certstream.ct.log_choice import Selection
+from certstream.ct.log_choice import ChosenLog, Selection
 from certstream.ct.log_list import GOOGLE_LIST_KEY
 
 GOOGLE_LIST: Final = ListSource(
@@ -23,6 +27,49 @@ APPLE_LIST: Final = ListSource(
     APPLE, "https://valid.apple.com/ct/log_list/current_log_list.json", needs=GOOGLE_LIST.name
 )
 _DIRECTORY: Final = "log_lists"
+
+
+def follows_lists(config: Config) -> bool:
+    """Whether the logs of the lists are read."""
+    enabled = config.log_lists.enabled
+    return not (config.custom_logs or config.static_logs) if enabled is None else enabled
+
+
+def asks_lists(config: Config, configured: Iterable[FollowedLog]) -> bool:
+    """Whether lists are read at all: for their logs, or for the key of a configured one."""
+    if config.log_lists.enabled is False:
+        return False
+    return follows_lists(config) or any(log.info.key is None and log.verification != "off" for log in configured)
+
+
+def log_lists(config: Config, http: HttpClient, configured: Sequence[FollowedLog], *, keep: bool = True) -> LogLists:
+    """The lists, and the logs that are chosen from them; `keep` false leaves the kept lists as they are."""
+    return LogLists(
+        http,
+        list(list_sources(config.log_lists)),
+        log_selection(config.log_lists),
+        directory=lists_directory(config.ct_log.state_file),
+        keep=keep,
+        interval_s=config.log_lists.refresh_interval_secs,
+        configured=[log.info for log in configured],
+    )
+
+
+def listed_logs(config: Config, chosen: Iterable[ChosenLog]) -> list[FollowedLog]:
+    """The chosen logs, without those of a protocol that is switched off. They begin at 0."""
+    ct_log = config.ct_log
+    kinds = {"rfc6962": ct_log.rfc6962_enabled, "static": ct_log.static_ct_enabled}
+    return [
+        FollowedLog(
+            each.info,
+            start="beginning",
+            poll_interval_s=each.poll_interval_s,
+            verification=ct_log.verification,
+            final=each.log.final_tree_head,
+        )
+        for each in chosen
+        if kinds[each.log.kind]
+    ]
 
 
 def list_sources(config: LogListsConfig) -> Iterator[ListSource]:

@@ -18,6 +18,7 @@ from certstream.client.static_ct import StaticClient
 from certstream.config import AuthConfig, Config, CtLogConfig, RateLimitConfig, StreamsConfig
 from certstream.config.logs import Verification
 from certstream.config.tokens import read_tokens, tokens_path
+from certstream.ct.log_list import FinalTreeHead
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
 from certstream.live.condition import TailSettings
@@ -50,6 +51,8 @@ class FollowedLog:
     batch_size: int | None = None  # None: that of all logs
     poll_interval_s: float | None = None
     verification: Verification = "warn"
+    final: FinalTreeHead | None = None  # of a log that takes no more: where it ends, and its root
+    leaving: bool = False  # no list has it any more: it is read up to the last head that was seen, and then no more
 
 
 def configured_logs(config: Config) -> list[FollowedLog]:

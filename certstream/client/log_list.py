@@ -84,10 +84,14 @@ class LogLists:
         selection: Selection,
         *,
         directory: Path | None,
+        keep: bool = True,
         interval_s: float = REFRESH_INTERVAL_S,
         configured: Iterable[LogInfo] = (),
     ) -> None:
-        """`configured`: logs that are read anyway, and are none of the chosen. Raises ValueError for equal names."""
+        """`configured`: logs that are read anyway, and are none of the chosen. Raises ValueError for equal names.
+
+        Without `keep` the lists of `directory` are taken and none is written there: it is another process's.
+        """
         if len({source.name for source in sources}) != len(sources):
             raise ValueError("two log lists have the same name")
         self._http = http
@@ -95,6 +99,7 @@ class LogLists:
         self._held = {source.name: _Held(source) for source in sources}
         self._selection = selection
         self._directory = directory
+        self._keep = keep
         self._interval_s = interval_s
         self._configured = tuple(configured)
         self._choice = LogChoice()
@@ -108,13 +113,19 @@ class LogLists:
         """How each list is doing, in their order."""
         return [self._status(held) for held in self._held.values()]
 
+    async def load(self) -> LogChoice:
+        """Take the lists that were kept; they are due for a refresh, as those of which there is none."""
+        for held in self._held.values():
+            await self._load(held)
+        self._choose()
+        return self._choice
+
     async def start(self) -> LogChoice:
-        """Take the lists that were kept, and fetch those of which there is none; what is kept is due for a refresh.
+        """`load`, and fetch the lists of which there is none.
 
         Takes a minute at most, and raises nothing where no list can be had: `run` goes on trying.
         """
-        for held in self._held.values():
-            await self._load(held)
+        await self.load()
         await self._refresh([held for held in self._held.values() if held.logs is None])
         return self._choice
 
@@ -204,7 +215,7 @@ class LogLists:
         held.error = error
 
     async def _save(self, held: _Held) -> None:
-        if self._directory is None or held.kept is None:
+        if self._directory is None or held.kept is None or not self._keep:
             return
         try:
             await asyncio.to_thread(keep_list, self._directory, held.source, held.kept)

@@ -21,7 +21,7 @@ from certstream.ct.types import LogInfo
 from certstream.simulator.faults import Fault
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import committed_files, data_files, held, rows
-from tests.e2e.e2e_support import PATIENCE_S, ROOT, options_for
+from tests.e2e.e2e_support import NO_LISTS, PATIENCE_S, ROOT, options_for
 
 MAIN: Final = "data/main"
 STAGING: Final = "data/staging"
@@ -57,7 +57,9 @@ class Command:
 
     async def __aenter__(self) -> Self:
         path = self._directory / "config.yaml"  # where it is looked for
-        path.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0, "log_format": "json", **self._options}))
+        path.write_text(
+            yaml.safe_dump({"host": "127.0.0.1", "port": 0, "log_format": "json", **NO_LISTS, **self._options})
+        )
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("CERTSTREAM_", "RUST_LOG"))}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "ignore", "-m", "certstream", *self._flags,

@@ -23,6 +23,7 @@ from certstream.ct.types import LogInfo
 from certstream.simulator.server import SimulatorServer
 
 PATIENCE_S: Final = 60.0  # after which a test has failed; nothing ever waits for it to pass
+NO_LISTS: Final = {"log_lists": {"enabled": False}}  # no test asks the publishers of the real ones
 ROOT: Final = Path(certstream.__file__).parent.parent
 
 
@@ -70,7 +71,9 @@ class Service:
     async def start(self, *, serving: bool = True) -> None:
         """Start it, and wait until it serves."""
         path = self.directory / "config.yaml"
-        path.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0, "log_format": "json", **self.options}))
+        path.write_text(
+            yaml.safe_dump({"host": "127.0.0.1", "port": 0, "log_format": "json", **NO_LISTS, **self.options})
+        )
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("CERTSTREAM_", "RUST_LOG"))}
         self.lines = []
         self._process = await asyncio.create_subprocess_exec(
@@ -223,4 +226,5 @@ def options_for(infos: Sequence[LogInfo], *, start: str | int = "head", **ct_log
         "static_logs": sections["static"],
         "ct_log": quick,
         "streams": roomy,
+        **NO_LISTS,
     }
