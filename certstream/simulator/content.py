@@ -77,6 +77,7 @@ class Content:
 
     def page(self, start: int, stop: int, faults: list[Fault]) -> bytes:
         """The body of get-entries for [start, stop), one chunk or many."""
+        start, stop = _displaced(start, stop, faults)
         entries: list[bytes] = []
         for number in range(start // TILE_WIDTH, -(-stop // TILE_WIDTH)):
             first = number * TILE_WIDTH
@@ -84,16 +85,20 @@ class Content:
             entries += islice(chunk, max(start - first, 0), stop - first)
         for fault, index in self._struck(start, stop, faults):
             entry = self._log.entry(index)
-            entries[index - start] = json_entry(_altered(entry.leaf_input, fault.kind, 2), entry.extra_data)
+            entries[index - start] = json_entry(altered(entry.leaf_input, fault.kind), entry.extra_data)
         return b'{"entries":[' + b",".join(entries) + b"]}"
 
     def data_tile(self, number: int, width: int, faults: list[Fault]) -> bytes:
         """The first `width` entries of a data tile."""
-        start = number * TILE_WIDTH
-        struck = self._struck(start, start + width, faults)
-        if width == TILE_WIDTH and not struck:
-            return self._cache.get("tile", number, lambda: b"".join(self._tile_leaves(start)))
-        leaves = self._cache.get("leaves", number, lambda: self._tile_leaves(start))[:width]
+        first = number * TILE_WIDTH
+        start, stop = _displaced(first, first + width, faults)
+        struck = self._struck(start, stop, faults)
+        if (start, stop) == (first, first + TILE_WIDTH) and not struck:
+            return self._cache.get("tile", number, lambda: b"".join(self._tile_leaves(start, stop)))
+        if start == first and stop <= first + TILE_WIDTH:
+            leaves = self._cache.get("leaves", number, lambda: self._tile_leaves(first, first + TILE_WIDTH))[:width]
+        else:
+            leaves = self._tile_leaves(start, stop)
         for fault, index in struck:
             leaves[index - start] = _altered(leaves[index - start], fault.kind, 0)
         return b"".join(leaves)
@@ -108,25 +113,44 @@ class Content:
         """leaf_input of one entry."""
         leaf_input = self._log.entry(index).leaf_input
         for fault, _ in self._struck(index, index + 1, faults):
-            leaf_input = _altered(leaf_input, fault.kind, 2)
+            leaf_input = altered(leaf_input, fault.kind)
         return leaf_input
 
     def _json_entries(self, first: int) -> list[bytes]:
         return [entry for run in self._log.records(first, first + TILE_WIDTH) for entry in run.json_entries()]
 
-    def _tile_leaves(self, first: int) -> list[bytes]:
-        return [leaf for run in self._log.records(first, first + TILE_WIDTH) for leaf in run.tile_leaves()]
+    def _tile_leaves(self, start: int, stop: int) -> list[bytes]:
+        return [leaf for run in self._log.records(start, stop) for leaf in run.tile_leaves()]
 
     def _struck(self, start: int, stop: int, faults: list[Fault]) -> list[tuple[Fault, int]]:
         """The faults that alter an entry, each with its index: the one it names, or any of [start, stop)."""
-        kinds = (FaultKind.WRONG_LEAF, FaultKind.UNKNOWN_TYPE)
         random = self._log.faults.random
-        altering = [fault for fault in faults if fault.kind in kinds and start < stop]
-        return [(each, random.randrange(start, stop) if each.index is None else each.index) for each in altering]
+        struck = []
+        for fault in faults:
+            if fault.kind in (FaultKind.WRONG_LEAF, FaultKind.UNKNOWN_TYPE) and start < stop:
+                struck.append((fault, random.randrange(start, stop) if fault.index is None else fault.index))
+            elif fault.kind == FaultKind.FORK:
+                struck.append((fault, fault.index or 0))
+        return [(fault, index) for fault, index in struck if start <= index < stop]
 
 
 def _gzip(body: bytes) -> bytes:
     return zlib.compress(body, _GZIP_LEVEL, _GZIP_WINDOW)
+
+
+def _displaced(start: int, stop: int, faults: list[Fault]) -> tuple[int, int]:
+    """Which entries are served for [start, stop): also such as no head covers yet."""
+    for fault in faults:
+        if fault.kind == FaultKind.SHIFTED:
+            start, stop = start + 1, stop + 1
+        elif fault.kind == FaultKind.MORE_ENTRIES:
+            stop += fault.entries
+    return start, stop
+
+
+def altered(leaf_input: bytes, kind: FaultKind) -> bytes:
+    """Another leaf_input: of another millisecond, or of an entry_type that no specification names."""
+    return _altered(leaf_input, kind, 2)
 
 
 def _altered(leaf: bytes, kind: FaultKind, timestamp_at: int) -> bytes:

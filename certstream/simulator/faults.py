@@ -28,9 +28,24 @@ class FaultKind(StrEnum):
     TRUNCATED = "truncated"  # the connection ends in the middle of the body
     CUT = "cut"  # a whole answer around the first half of the body
     HTML = "html"  # an error page with status 200
+    EMPTY = "empty"  # status 200 and no body
+    GARBAGE = "garbage"  # status 200 and noise
+    REDIRECT = "redirect"  # 302 to a page that is not the log's
+    DRIP = "drip"  # the body byte by byte, each after `seconds`, by default a tenth
+    WRONG_LENGTH = "wrong-length"  # Content-Length is half the body's, all of which is sent
+    HUGE = "huge"  # a body without end; 1 GiB to who waits for it
+    FALSE_GZIP = "false-gzip"  # the true body, said to be compressed
+    GZIP_BOMB = "gzip-bomb"  # a body of 1 MiB that inflates to 1 GiB
     SHORT_PAGE = "short-page"  # at most `entries` entries
+    MORE_ENTRIES = "more-entries"  # `entries` more than were asked for
+    SHIFTED = "shifted"  # the entries that follow those asked for by one
     NO_ENTRIES = "no-entries"  # an empty page or data tile
+    LAGGING = "lagging"  # entries and proofs of a frontend that is `entries` behind the head
     SMALLER_TREE = "smaller-tree"  # a signed head that is `entries` entries behind
+    OTHER_ROOT = "other-root"  # a signed head of the same size over another tree
+    FORK = "fork"  # another tree in heads, entries and proofs alike: the leaf `index`, by default 0, is another
+    FUTURE_HEAD = "future-head"  # a head signed `seconds` from now, by default a day
+    OLD_HEAD = "old-head"  # a head signed so long ago
     WRONG_LEAF = "wrong-leaf"  # an entry that is not the one in the tree
     UNKNOWN_TYPE = "unknown-type"  # an entry of a type that no specification names; breaks a data tile
     WRONG_HASH = "wrong-hash"  # a proof or a hash tile whose last hash is another
@@ -41,8 +56,15 @@ class FaultKind(StrEnum):
 
 _APPLIES: dict[FaultKind, frozenset[str]] = {
     FaultKind.SHORT_PAGE: frozenset({"get-entries"}),
+    FaultKind.MORE_ENTRIES: PAGES,
+    FaultKind.SHIFTED: PAGES,
     FaultKind.NO_ENTRIES: PAGES,
+    FaultKind.LAGGING: ENTRIES | PROOFS,
     FaultKind.SMALLER_TREE: HEADS,
+    FaultKind.OTHER_ROOT: HEADS,
+    FaultKind.FORK: HEADS | ENTRIES | PROOFS,
+    FaultKind.FUTURE_HEAD: HEADS,
+    FaultKind.OLD_HEAD: HEADS,
     FaultKind.WRONG_LEAF: ENTRIES,
     FaultKind.UNKNOWN_TYPE: ENTRIES,
     FaultKind.WRONG_HASH: PROOFS,
@@ -58,6 +80,7 @@ class Fault:
 
     `index` asks for requests that cover this entry; for a head: that the tree has it. `nth` counts from
     1 the requests that meet the conditions before it, `times` those where the fault struck.
+    For a fork `index` is no condition, but where it begins.
     """
 
     kind: FaultKind
@@ -69,7 +92,7 @@ class Fault:
     status: int = 400
     retry_after_s: float | None = None
     retry_after_date: bool = False  # Retry-After as an HTTP date instead of seconds
-    seconds: float | None = None  # None: until the fault is removed, or the client gives up
+    seconds: float | None = None  # None of a stall: until the fault is removed, or the client gives up
     entries: int = 1
     issuer: str = ""  # hex SHA-256; empty: every issuer
 
@@ -158,7 +181,7 @@ def _applies(fault: Fault, request: Request) -> bool:
         return False
     if fault.on != "*" and not (fnmatchcase(request.endpoint, fault.on) or fnmatchcase(request.path, fault.on)):
         return False
-    if fault.index is not None and fault.index not in request.covers:
+    if fault.index is not None and fault.kind != FaultKind.FORK and fault.index not in request.covers:
         return False
     return not fault.issuer or request.path == f"issuer/{fault.issuer}"
 

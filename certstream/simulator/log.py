@@ -84,6 +84,7 @@ class SimulatedLog:
         self.endpoints: Counter[str] = Counter()
         self.base_url = ""  # set by the server; without trailing slash
         self.tree = MerkleTree()
+        self.forks: dict[int, MerkleTree] = {}  # other trees, by the leaf that differs; what a fault shows of them
         self._initial = len(entries) if initial is None else initial
         self._given = tuple(entries)
         self._generator = generator.Generator(
@@ -168,6 +169,10 @@ class SimulatedLog:
         head = self.head
         return self._sign(max(head.tree_size - by, 0), max(head.timestamp_ms - 1, 0))
 
+    def signed(self, head: TreeHead) -> TreeHead:
+        """A head of any content, under the log's signature."""
+        return replace(head, signature=sign_tree_head(head, self.key))
+
     def with_wrong_signature(self, head: TreeHead) -> TreeHead:
         """The head with a signature of the right form, over something else."""
         return replace(head, signature=sign_tree_head(replace(head, timestamp_ms=head.timestamp_ms ^ 1), self.key))
@@ -210,8 +215,7 @@ class SimulatedLog:
         return self._sign(size, max(int(self.clock() * 1000), newest, self.epoch_ms))
 
     def _sign(self, size: int, timestamp_ms: int) -> TreeHead:
-        head = TreeHead(size, timestamp_ms, self.tree.root(size), b"")
-        return replace(head, signature=sign_tree_head(head, self.key))
+        return self.signed(TreeHead(size, timestamp_ms, self.tree.root(size), b""))
 
     def _timestamps(self, index: Int64Array) -> Int64Array:
         step_ms = 1000 / self.rate if self.rate else 1.0

@@ -13,6 +13,7 @@ from certstream.simulator import certificates
 from certstream.simulator.content import Answer, Content, RefusedError
 from certstream.simulator.faults import Fault, FaultKind, Request
 from certstream.simulator.log import SimulatedLog
+from certstream.simulator.views import View, view_of
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _PREFIX = "ct/v1/"
@@ -71,40 +72,40 @@ def _hash(query: Mapping[str, str]) -> bytes:
 
 def answer(log: SimulatedLog, content: Content, request: Request, faults: list[Fault]) -> Answer:
     """The log's answer, with the faults in it; raises RefusedError for what no tree of the log holds."""
+    view = view_of(log, faults)
     if request.endpoint == "get-sth":
-        return _json(_sth(head_with_faults(log, faults)))
+        return _json(_sth(view.head))
     if request.endpoint == "get-roots":
         return _json({"certificates": [_base64(der) for der in roots()]})
     if request.endpoint == "get-entries":
-        return _entries(log, content, request, faults)
-    return _proof(log, content, request, faults)
+        return _entries(view, content, request, faults)
+    return _proof(log, view, content, request, faults)
 
 
-def _entries(log: SimulatedLog, content: Content, request: Request, faults: list[Fault]) -> Answer:
+def _entries(view: View, content: Content, request: Request, faults: list[Fault]) -> Answer:
     start, end = request.numbers
     if start > end:
         raise RefusedError(400, f"start {start} is after end {end}")
-    if start >= log.tree_size:
-        raise RefusedError(400, f"need tree size: {start + 1} to get leaves but only got: {log.tree_size}")
-    stop = request.covers.stop
+    if start >= view.tree_size:
+        raise RefusedError(400, f"need tree size: {start + 1} to get leaves but only got: {view.tree_size}")
+    stop = min(request.covers.stop, view.tree_size)
     for fault in faults:
         if fault.kind == FaultKind.NO_ENTRIES:
             return _json({"entries": []})
         if fault.kind == FaultKind.SHORT_PAGE:
             stop = min(stop, start + fault.entries)
-    kept = [fault for fault in faults if fault.index is None or fault.index < stop]
-    return Answer(200, content.page(start, stop, kept), "application/json")
+    return Answer(200, content.page(start, stop, faults), "application/json")
 
 
-def _proof(log: SimulatedLog, content: Content, request: Request, faults: list[Fault]) -> Answer:
+def _proof(log: SimulatedLog, view: View, content: Content, request: Request, faults: list[Fault]) -> Answer:
     try:
         if request.endpoint == "get-sth-consistency":
-            proof = log.tree.consistency_proof(*_within(log, request.numbers))
+            proof = view.tree.consistency_proof(*_within(view, request.numbers))
             return _json({"consistency": _hashes(proof, faults)})
         if request.endpoint == "get-proof-by-hash":
-            return _proof_by_hash(log, request, faults)
-        index, size = _within(log, request.numbers)
-        path = log.tree.inclusion_proof(index, size)
+            return _proof_by_hash(view, request, faults)
+        index, size = _within(view, request.numbers)
+        path = view.tree.inclusion_proof(index, size)
     except ValueError as exc:
         raise RefusedError(400, str(exc)) from exc
     leaf_input, extra_data = content.leaf_input(index, faults), log.entry(index).extra_data
@@ -112,30 +113,19 @@ def _proof(log: SimulatedLog, content: Content, request: Request, faults: list[F
     return _json({"leaf_input": _base64(leaf_input), "extra_data": _base64(extra_data), "audit_path": audit_path})
 
 
-def _proof_by_hash(log: SimulatedLog, request: Request, faults: list[Fault]) -> Answer:
-    (size,) = _within(log, request.numbers)
-    index = log.tree.index_of(request.hash, size) if len(request.hash) == 32 else None
+def _proof_by_hash(view: View, request: Request, faults: list[Fault]) -> Answer:
+    (size,) = _within(view, request.numbers)
+    index = view.tree.index_of(request.hash, size) if len(request.hash) == 32 else None
     if index is None:
         raise RefusedError(404, f"no such leaf hash in the tree of {size} leaves")
-    return _json({"leaf_index": index, "audit_path": _hashes(log.tree.inclusion_proof(index, size), faults)})
+    return _json({"leaf_index": index, "audit_path": _hashes(view.tree.inclusion_proof(index, size), faults)})
 
 
-def _within(log: SimulatedLog, numbers: tuple[int, ...]) -> tuple[int, ...]:
+def _within(view: View, numbers: tuple[int, ...]) -> tuple[int, ...]:
     # what is appended but not published yet is not to be seen
-    if numbers[-1] > log.tree_size:
-        raise RefusedError(400, f"tree size {numbers[-1]} is beyond the published {log.tree_size}")
+    if numbers[-1] > view.tree_size:
+        raise RefusedError(400, f"tree size {numbers[-1]} is beyond the published {view.tree_size}")
     return numbers
-
-
-def head_with_faults(log: SimulatedLog, faults: list[Fault]) -> TreeHead:
-    """The published head, or what the faults make of it."""
-    head = log.head
-    for fault in faults:
-        if fault.kind == FaultKind.SMALLER_TREE:
-            head = log.older_head(fault.entries)
-    if any(fault.kind == FaultKind.WRONG_SIGNATURE for fault in faults):
-        head = log.with_wrong_signature(head)
-    return head
 
 
 def roots() -> list[bytes]:

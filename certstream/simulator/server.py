@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
@@ -14,15 +12,13 @@ from aiohttp import web
 from certstream.ct.types import LogInfo, LogKind
 from certstream.simulator import log_list, rfc6962_api, static_api
 from certstream.simulator.content import Answer, Content, RefusedError
-from certstream.simulator.faults import Fault, FaultKind, Request
+from certstream.simulator.faults import Fault, Request
 from certstream.simulator.log import SimulatedLog
 from certstream.simulator.log_list import LogList
+from certstream.simulator.transport import response_of, serve
 
 _GROWTH_INTERVAL_S = 0.05
 _SHUTDOWN_S = 0.2  # for answers under way when the server closes
-_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close(2) sends RST
-_ERROR_PAGE = b"<!DOCTYPE html><html><head><title>Please wait</title></head><body>Checking your browser</body></html>"
-_ERRORS = {FaultKind.RATE_LIMITED: 429, FaultKind.UNAVAILABLE: 503, FaultKind.SERVER_ERROR: 500}
 
 
 class SimulatorServer:
@@ -99,14 +95,15 @@ class SimulatorServer:
             if http.method != "GET":
                 raise RefusedError(405, "only GET is answered")
             if http.path in log_list.PATHS:
-                return _response(self._list.answer(http.path))
+                return response_of(self._list.answer(http.path))
             log, kind, path = self._route(http.path)
             request = _parse(log, kind, path, http)
+            faults = log.faults.striking(request)
+            log.count(request)
+            content = self._contents[log.name]
+            return await serve(http, log, faults, lambda: _answer(log, content, request, faults))
         except RefusedError as exc:
-            return _refusal(exc)
-        faults = log.faults.striking(request)
-        log.count(request)
-        return await _serve(http, log, self._contents[log.name], request, faults)
+            return web.Response(status=exc.status, text=f"{exc}\n")
 
     def _route(self, path: str) -> tuple[SimulatedLog, LogKind, str]:
         name, _, below = path[1:].partition("/")
@@ -124,72 +121,6 @@ def _parse(log: SimulatedLog, kind: LogKind, path: str, http: web.BaseRequest) -
     return static_api.parse(log, path, gzip="gzip" in http.headers.get("Accept-Encoding", ""))
 
 
-async def _serve(
-    http: web.BaseRequest, log: SimulatedLog, content: Content, request: Request, faults: list[Fault]
-) -> web.StreamResponse:
-    for fault in faults:
-        if fault.kind == FaultKind.STALL:
-            await _stall(log, fault)
-        elif fault.kind == FaultKind.RESET:
-            return _reset(http)
-        elif fault.kind == FaultKind.HTML:
-            return _response(Answer(200, _ERROR_PAGE, "text/html; charset=utf-8"))
-        elif fault.kind in _ERRORS or fault.kind == FaultKind.STATUS:
-            return _error(fault, log.clock())
+def _answer(log: SimulatedLog, content: Content, request: Request, faults: list[Fault]) -> Answer:
     answer = rfc6962_api.answer if request.endpoint in rfc6962_api.ENDPOINTS else static_api.answer
-    try:
-        response = _response(answer(log, content, request, faults))
-    except RefusedError as exc:
-        return _refusal(exc)
-    return await _shortened(http, response, faults)
-
-
-async def _stall(log: SimulatedLog, fault: Fault) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(fault.seconds):
-            await log.until(lambda: fault not in log.faults)
-
-
-def _reset(http: web.BaseRequest) -> web.Response:
-    transport = http.transport
-    if transport is not None:
-        connection: socket.socket = transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
-        transport.abort()
-    return web.Response()  # goes nowhere
-
-
-def _error(fault: Fault, now_s: float) -> web.Response:
-    retry_after = fault.retry_after(now_s)
-    headers = {} if retry_after is None else {"Retry-After": retry_after}
-    return web.Response(status=_ERRORS.get(fault.kind, fault.status), headers=headers)
-
-
-async def _shortened(http: web.BaseRequest, response: web.Response, faults: list[Fault]) -> web.StreamResponse:
-    """The response, or its first half where a fault wants that."""
-    body = response.body
-    if not isinstance(body, bytes):
-        return response
-    kinds = {fault.kind for fault in faults}
-    if FaultKind.CUT in kinds:
-        response.body = body[: len(body) // 2]
-    if FaultKind.TRUNCATED not in kinds:
-        return response
-    begun = web.StreamResponse(status=response.status, headers=response.headers)
-    begun.content_length = len(body)
-    await begun.prepare(http)
-    await begun.write(body[: len(body) // 2])
-    if http.transport is not None:
-        http.transport.close()
-    return begun
-
-
-def _response(answer: Answer) -> web.Response:
-    headers = {"Content-Type": answer.content_type, "Cache-Control": answer.cache_control}
-    if answer.gzipped:
-        headers["Content-Encoding"] = "gzip"
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
-
-
-def _refusal(refused: RefusedError) -> web.Response:
-    return web.Response(status=refused.status, text=f"{refused}\n")
+    return answer(log, content, request, faults)

@@ -13,7 +13,8 @@ from certstream.simulator.certificates import noise
 from certstream.simulator.content import Answer, Content, RefusedError
 from certstream.simulator.faults import Fault, FaultKind, Request
 from certstream.simulator.log import SimulatedLog
-from certstream.simulator.rfc6962_api import hash_with_faults, head_with_faults
+from certstream.simulator.rfc6962_api import hash_with_faults
+from certstream.simulator.views import View, view_of
 
 _TILE = re.compile(r"tile/(data|[0-9])/((?:x[0-9]{3}/){0,4}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 _ISSUER = re.compile(r"issuer/([0-9a-f]{64})")
@@ -51,14 +52,15 @@ def _check_canonical(path: str, level: int | None, number: int, width: int) -> N
 
 def answer(log: SimulatedLog, content: Content, request: Request, faults: list[Fault]) -> Answer:
     """The log's answer, with the faults in it; raises RefusedError for what it does not have."""
+    view = view_of(log, faults)
     if request.endpoint == "checkpoint":
-        return Answer(200, checkpoint(log, head_with_faults(log, faults)), "text/plain; charset=utf-8")
+        return Answer(200, checkpoint(log, view.head), "text/plain; charset=utf-8")
     if request.endpoint == "issuer":
         return _issuer(log, request, faults)
-    _check_tile(log, request, faults)
+    _check_tile(log, view, request, faults)
     if request.endpoint == "hash-tile":
         number, width, level = request.numbers
-        tile = log.tree.tile(level, number, width)
+        tile = view.tree.tile(level, number, width)
         tile = tile[:-HASH_BYTES] + hash_with_faults(tile[-HASH_BYTES:], faults)
         return Answer(200, tile, _BINARY, _IMMUTABLE)
     return _data_tile(log, content, request, faults)
@@ -71,13 +73,13 @@ def _issuer(log: SimulatedLog, request: Request, faults: list[Fault]) -> Answer:
     return Answer(200, log.issuers[request.hash], "application/pkix-cert", _IMMUTABLE)
 
 
-def _check_tile(log: SimulatedLog, request: Request, faults: list[Fault]) -> None:
-    if request.covers.stop > log.tree_size:
-        raise RefusedError(404, f"the tree has {log.tree_size} leaves")
+def _check_tile(log: SimulatedLog, view: View, request: Request, faults: list[Fault]) -> None:
+    if request.covers.stop > view.tree_size:
+        raise RefusedError(404, f"the tree has {view.tree_size} leaves")
     if not request.partial:
         return
     full_at = request.covers.start + TILE_WIDTH * len(request.covers) // request.numbers[1]
-    if full_at <= log.tree_size and not log.keep_partials:
+    if full_at <= view.tree_size and not log.keep_partials:
         raise RefusedError(404, "the full tile exists")
     if any(fault.kind == FaultKind.MISSING_PARTIAL for fault in faults):
         raise RefusedError(404, "no such partial tile")
