@@ -51,6 +51,7 @@ def main() -> None:
         "  SHA-1 and SHA-256": cpu_us(lambda: _hash(decoded(batches)), entries, args.rounds),
     }
     figures["  SHA-1 and SHA-256"] -= figures["  walk"]
+    figures["  precertificates compared with their leaves"] = _after(_compare, decoded, batches, args.rounds)
     for kind in _KINDS:
         figures[f"decoded → {kind} messages"] = _after(partial(_encode, (kind,)), decoded, batches, args.rounds)
     together = _after(partial(_encode, _KINDS), decoded, batches, args.rounds)
@@ -61,15 +62,21 @@ def main() -> None:
 
 
 def distinct_tiles(count: int) -> list[bytes]:
-    """Copies of the real tile whose certificates all differ in the last two octets of their serial numbers."""
+    """Copies of the real tile whose certificates all differ in the last two octets of their serial numbers.
+
+    So do those in the leaves.
+    """
     body = _TILE.read_bytes()
     batch = parse_data_tile(_LOG, 0, body).batch
     certs = Certificates(batch.cert.slices(body))
-    stops = batch.cert.start + certs.fields.serial.stop - certs.cert.start
+    serials = certs.fields.serial
+    in_leaves = zip(serials.slices(certs.data), batch.leaf.start.tolist(), strict=True)
+    stops = [body.index(serial, leaf) + len(serial) for serial, leaf in in_leaves]
+    stops += (batch.cert.start + serials.stop - certs.cert.start).tolist()
     copies = []
     for number in range(count):
         copy = bytearray(body)
-        for stop in stops.tolist():
+        for stop in stops:
             copy[stop - 2 : stop] = number.to_bytes(2)
         copies.append(bytes(copy))
     return copies
@@ -94,6 +101,11 @@ def _encode(kinds: Sequence[StreamKind], batch: CertificateBatch) -> None:
 
 def _hash(batch: CertificateBatch) -> None:
     _ = batch.certs.sha1, batch.certs.sha256
+
+
+def _compare(batch: CertificateBatch) -> None:
+    if batch.altered_precertificates():
+        raise RuntimeError("a precertificate is not that of its leaf")
 
 
 def cpu_us(work: Callable[[], object], entries: int, rounds: int) -> float:

@@ -14,8 +14,10 @@ from certstream.certs.chain import Chain, ChainTable
 from certstream.certs.columns import Certificates
 from certstream.certs.lazy import lazy
 from certstream.certs.message import domain_lists, extension_objects, json_numbers, leaf_heads
+from certstream.certs.precert import altered_precertificates
 from certstream.certs.strings import json_string
-from certstream.ct.static_ct import data_tile_path
+from certstream.ct.rfc6962 import split_chain
+from certstream.ct.static_ct import data_tile_path, split_fingerprints
 from certstream.ct.types import (
     PRECERT_ENTRY,
     TILE_WIDTH,
@@ -80,6 +82,25 @@ class CertificateBatch:
         if "chain" in self.__dict__:
             failures["chain"] += sum(chain.unresolved for chain in self.chain)
         return +failures
+
+    def altered_precertificates(self) -> list[int]:
+        """Rows whose precertificate is not the one that its log's hash covers, see certs.precert."""
+        return altered_precertificates(self._batches, self.certs, self.issuer_der)
+
+    def issuer_der(self, row: int) -> bytes | None:
+        """The first certificate of a row's chain, None where there is none or only its SHA-256 is known."""
+        batch = next(each for each in self._batches if self.start + row < each.stop)
+        at = self.start + row - batch.start
+        chain = batch.data[batch.chain.start[at] : batch.chain.stop[at]]
+        if batch.log.kind == "static":
+            return next((batch.issuers.get(each) for each in split_fingerprints(chain)), None)
+        return next(iter(split_chain(chain)), None)
+
+    def leaf(self, row: int) -> bytes:
+        """What the hash of a row's leaf is that of."""
+        batch = next(each for each in self._batches if self.start + row < each.stop)
+        at = self.start + row - batch.start
+        return batch.leaf_prefix + batch.data[batch.leaf.start[at] : batch.leaf.stop[at]]
 
     def messages(self, kind: StreamKind, rows: Iterable[int] | None = None) -> list[bytes]:
         """The messages of a stream as JSON, of all rows or of `rows`; the domains stream has none for a row without."""

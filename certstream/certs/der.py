@@ -61,6 +61,7 @@ class Fields:
 
     walked: BoolArray  # the walk took the row
     readable: BoolArray  # the nesting down to the extensions could be read
+    tbs: Spans  # whole TBSCertificate; only of rows that the walk took
     serial: Spans  # content of the INTEGER
     signature_oid: Spans  # content of the OBJECT IDENTIFIER outside the TBSCertificate
     issuer: Spans  # whole Name
@@ -137,6 +138,7 @@ def _empty_fields(n: int) -> Fields:
     return Fields(
         walked=np.zeros(n, np.bool_),
         readable=np.zeros(n, np.bool_),
+        tbs=Spans(none, none),
         serial=Spans(none, none),
         signature_oid=Spans(none, none),
         issuer=Spans(none, none),
@@ -158,6 +160,7 @@ def _walk_certificate(octets: Octets, cert: Spans, fields: Fields) -> BoolArray:
     tag, outer, outer_stop, good = element(cert.start, cert.stop)
     good &= (tag == SEQUENCE) & (outer_stop == cert.stop)
     tag, pos, tbs_stop, ok = element(outer, outer_stop)
+    fields.tbs = Spans(outer, tbs_stop)
     good &= ok & (tag == SEQUENCE) & (octets.words[pos] & 0xFFFFFFFFFF == _VERSION_3)
     tag, start, stop, ok = element(np.minimum(pos + 5, tbs_stop), tbs_stop)
     good &= ok & (tag == INTEGER) & (stop > start)

@@ -7,7 +7,7 @@ issuer. The precertificate itself, which messages and archive show, no hash cove
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -15,12 +15,17 @@ import numpy as np
 
 from certstream.certs import der
 from certstream.certs.columns import Certificates
+from certstream.certs.der import BoolArray
 from certstream.certs.lenient import Element, children, read_element
-from certstream.ct.types import PRECERT_ENTRY, EntryBatch, Int64Array
+from certstream.ct.rfc6962 import u24
+from certstream.ct.types import PRECERT_ENTRY, EntryBatch, Int64Array, Spans
 
 # Extension { OID, critical TRUE, OCTET STRING { NULL } }, as every precertificate has it
 _POISON: Final = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
 _POISON_VALUE: Final = len(_POISON) - 2  # where its value begins
+_POISON_WORDS: Final = (0, 8, len(_POISON) - 8)  # of eight bytes, which are all of it
+_PARTS: Final = 5  # header, fields, headers of the extensions, those before the poison, those after it
+_TOGETHER: Final = 256  # rows: what is put together of more is beyond the cache
 _TBS_OFFSET: Final = 48  # of a leaf's TBSCertificate, from the 0x00 that a leaf hash begins with
 _SIGNING_PURPOSE: Final = bytes.fromhex(
     "060a2b06010401d679020404"
@@ -30,54 +35,82 @@ _EXTENDED_KEY_USAGE_OID: Final = bytes.fromhex("551d25")
 _VERSION: Final = 0xA0
 
 
-def altered_precertificates(batch: EntryBatch, certs: Certificates, issuer: Callable[[int], bytes | None]) -> list[int]:
-    """Rows of a batch whose precertificate is not that of the leaf, ascending; `certs` are the batch's certificates.
+def altered_precertificates(
+    batches: Sequence[EntryBatch], certs: Certificates, issuer: Callable[[int], bytes | None]
+) -> list[int]:
+    """Rows whose precertificate is not that of the leaf, ascending; `certs` are the certificates of all the batches.
 
     `issuer` gives the DER of the first certificate of a row's chain, None where it is not known; it is asked for few
     rows. What cannot be read counts as altered.
     """
-    rows = np.flatnonzero(batch.entry_type == PRECERT_ENTRY)
-    leaves = _leaf_tbs(batch, rows)
-    quick = _quick(certs, rows)
-    doubtful = [row for row, leaf, expected in zip(rows.tolist(), leaves, quick, strict=True) if leaf != expected]
-    by_row = dict(zip(rows.tolist(), leaves, strict=True))
-    return [row for row in doubtful if expected_tbs(certs.ders[row], issuer(row)) != by_row[row]]
+    entry_type = np.concatenate([batch.entry_type for batch in batches])
+    rows = np.flatnonzero(entry_type == PRECERT_ENTRY)
+    leaves = [tbs for batch in batches for tbs in _leaf_tbs(batch)]
+    return sorted(
+        row
+        for at in range(0, len(rows), _TOGETHER)
+        for row, leaf in _unlike(certs, rows[at : at + _TOGETHER], leaves[at : at + _TOGETHER])
+        if expected_tbs(certs.ders[row], issuer(row)) != leaf
+    )
 
 
-def _leaf_tbs(batch: EntryBatch, rows: Int64Array) -> list[bytes]:
+def _leaf_tbs(batch: EntryBatch) -> list[bytes]:
     """The TBSCertificate in the leaf of each precertificate; its framing is known to hold."""
-    data = batch.data
-    at = batch.leaf.start[rows] + _TBS_OFFSET - len(batch.leaf_prefix)
-    return [data[a : a + int.from_bytes(data[a - 3 : a])] for a in at.tolist()]
+    rows = np.flatnonzero(batch.entry_type == PRECERT_ENTRY)
+    start = batch.leaf.start[rows] + _TBS_OFFSET - len(batch.leaf_prefix)
+    stop = start + u24(np.frombuffer(batch.data, np.uint8), start - 3)
+    return Spans(start, stop).slices(batch.data)
 
 
-def _quick(certs: Certificates, rows: Int64Array) -> list[bytes | None]:
-    """What the leaf must hold where a precertificate is of the usual form; None for the others.
+def _unlike(certs: Certificates, rows: Int64Array, leaves: list[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The rows, with their leaves, that are not seen to be right at once."""
+    usual = _is_usual(certs, rows)
+    if not usual.all():
+        yield from (
+            (row, leaf) for row, leaf, fits in zip(rows.tolist(), leaves, usual.tolist(), strict=True) if not fits
+        )
+        leaves = [leaf for leaf, fits in zip(leaves, usual.tolist(), strict=True) if fits]
+        rows = rows[usual]
+    sizes, parts = _without_poison(certs, rows)
+    if sizes == list(map(len, leaves)) and b"".join(parts) == b"".join(leaves):
+        return  # as nearly always: nothing was put together for a row of its own
+    for at, (row, leaf) in enumerate(zip(rows.tolist(), leaves, strict=True)):
+        if leaf != b"".join(parts[at * _PARTS : (at + 1) * _PARTS]):
+            yield row, leaf
 
-    All positions are computed for all rows at once; put together are then five pieces of each.
+
+def _is_usual(certs: Certificates, rows: Int64Array) -> BoolArray:
+    """Which rows the walk took, with one poison extension as every precertificate has it, and others."""
+    fields, words = certs.fields, certs.octets.words
+    value = fields.extension_start[der.POISON, rows]
+    size = fields.extensions.stop[rows] - fields.extensions.start[rows]
+    usual: BoolArray = fields.walked[rows] & (value >= _POISON_VALUE) & (size > len(_POISON))
+    poison = np.where(usual, value - _POISON_VALUE, 0)
+    for at in _POISON_WORDS:
+        usual &= words[poison + at] == int.from_bytes(_POISON[at : at + 8], "little", signed=True)
+    return usual
+
+
+def _without_poison(certs: Certificates, rows: Int64Array) -> tuple[list[int], list[bytes]]:
+    """The TBSCertificate of each precertificate of the usual form, without poison: its size, and it in _PARTS parts.
+
+    Where the lengths in a precertificate are not minimal, which is not DER, this is none that a leaf holds.
     """
     fields, data = certs.fields, certs.data
+    tbs, tbs_stop = fields.tbs.start[rows], fields.tbs.stop[rows]
     start, stop = fields.extensions.start[rows], fields.extensions.stop[rows]
-    value = fields.extension_start[der.POISON, rows]
-    usual = fields.walked[rows] & (value >= 0) & (stop - start > len(_POISON))
-    _, outer, outer_stop, _ = certs.octets.element(certs.cert.start[rows], certs.cert.stop[rows])
-    _, body, _, _ = certs.octets.element(outer, outer_stop)
-    listed = _with_header(stop - start)
-    tagged = start - (listed - (stop - start)) - (_with_header(listed) - listed)  # where [3] begins, in DER
-    poison = value - _POISON_VALUE
-    columns = (usual, poison, body, tagged, start, poison, stop)
-    return [
-        _without_poison(data, *positions) if fits and data[at : at + len(_POISON)] == _POISON else None
-        for fits, at, *positions in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-
-
-def _without_poison(data: bytes, body: int, tagged: int, start: int, poison: int, stop: int) -> bytes:
-    rest = poison + len(_POISON)
-    headers = _extension_headers(stop - start - len(_POISON))
-    fields = data[body:tagged]
-    size = len(fields) + len(headers) + stop - start - len(_POISON)
-    return b"".join((_header(0x30, size), fields, headers, data[start:poison], data[rest:stop]))
+    poison = fields.extension_start[der.POISON, rows] - _POISON_VALUE
+    body = tbs_stop - _content(tbs_stop - tbs)
+    tagged = stop - _with_header(_with_header(stop - start))  # where [3] begins
+    left = stop - start - len(_POISON)
+    content = tagged - body + _with_header(_with_header(left))
+    parts = [b""] * (_PARTS * len(rows))
+    parts[0::_PARTS] = map(_sequence_header, content.tolist())
+    parts[1::_PARTS] = Spans(body, tagged).slices(data)
+    parts[2::_PARTS] = map(_extension_headers, left.tolist())
+    parts[3::_PARTS] = Spans(start, poison).slices(data)
+    parts[4::_PARTS] = Spans(poison + len(_POISON), stop).slices(data)
+    return _with_header(content).tolist(), parts
 
 
 def _with_header(size: Int64Array) -> Int64Array:
@@ -85,13 +118,22 @@ def _with_header(size: Int64Array) -> Int64Array:
     return size + 2 + (size > 0x7F) + (size > 0xFF) + (size > 0xFFFF)
 
 
-@lru_cache(maxsize=4096)
+def _content(size: Int64Array) -> Int64Array:
+    """Bytes of the content of an element in DER that has `size` bytes."""
+    return size - 2 - (size > 0x7F + 2) - (size > 0xFF + 3) - (size > 0xFFFF + 4)
+
+
 def _header(tag: int, size: int) -> bytes:
     """Tag and length in DER (X.690 §10.1)."""
     if size < 0x80:
         return bytes((tag, size))
     length = size.to_bytes((size.bit_length() + 7) // 8)
     return bytes((tag, 0x80 | len(length))) + length
+
+
+@lru_cache(maxsize=4096)
+def _sequence_header(size: int) -> bytes:
+    return _header(der.SEQUENCE, size)
 
 
 @lru_cache(maxsize=4096)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import tracemalloc
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -11,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from certstream.certs.batch import decode, decode_together
 from certstream.certs.columns import Certificates
 from certstream.certs.precert import altered_precertificates, expected_tbs
 from certstream.ct.rfc6962 import frame_entries, split_chain
 from certstream.ct.static_ct import parse_data_tile
-from certstream.ct.types import PRECERT_ENTRY, EntryBatch, LogInfo
+from certstream.ct.types import PRECERT_ENTRY, EntryBatch, LogInfo, slice_batch
 from certstream.simulator.log import SimulatedLog
 
 CLASSIC = LogInfo("log", "https://log.example/", "rfc6962", "log")
@@ -29,7 +33,7 @@ def altered(batch: EntryBatch) -> list[int]:
         chain = split_chain(chains[row])
         return chain[0] if chain else None
 
-    return altered_precertificates(batch, Certificates(batch.cert.slices(batch.data)), issuer)
+    return altered_precertificates([batch], Certificates(batch.cert.slices(batch.data)), issuer)
 
 
 def classic(parts: list[tuple[bytes, bytes]]) -> EntryBatch:
@@ -54,7 +58,7 @@ def precertificates(log: SimulatedLog) -> list[int]:
 def test_real_precertificates_are_those_of_their_leaves(real_tile: EntryBatch, corpus: list[dict[str, Any]]) -> None:
     assert (real_tile.entry_type == PRECERT_ENTRY).all()
     certs = Certificates(real_tile.cert.slices(real_tile.data))
-    assert altered_precertificates(real_tile, certs, lambda row: None) == []
+    assert altered_precertificates([real_tile], certs, lambda row: None) == []
     parts = [pybase64.b64decode(entry[key]) for entry in corpus for key in ("leaf_input", "extra_data")]
     batch = frame_entries(CLASSIC, 0, parts)
     assert (batch.entry_type == PRECERT_ENTRY).any()
@@ -77,7 +81,7 @@ def test_a_precertificate_signing_certificate_gives_its_issuer(log: SimulatedLog
     signed = [row for row in rows if is_signed(log, row)]
     assert signed
     certs = Certificates(entries.cert.slices(entries.data))
-    assert altered_precertificates(entries, certs, lambda row: None) == signed
+    assert altered_precertificates([entries], certs, lambda row: None) == signed
 
 
 def test_an_exchanged_precertificate_is_found_and_no_other_is(log: SimulatedLog) -> None:
@@ -131,7 +135,7 @@ def test_static_entries_are_compared_as_well(log: SimulatedLog) -> None:
     chains = [log.entry(row).chain for row in range(256)]
     certs = Certificates(batch.cert.slices(batch.data))
     assert np.count_nonzero(batch.entry_type == PRECERT_ENTRY) > 50
-    assert altered_precertificates(batch, certs, lambda row: chains[row][0] if chains[row] else None) == []
+    assert altered_precertificates([batch], certs, lambda row: chains[row][0] if chains[row] else None) == []
 
 
 def test_only_what_is_unusual_is_read_one_by_one(entries: EntryBatch) -> None:
@@ -140,5 +144,58 @@ def test_only_what_is_unusual_is_read_one_by_one(entries: EntryBatch) -> None:
     def issuer(row: int) -> None:
         asked.append(row)
 
-    altered_precertificates(entries, Certificates(entries.cert.slices(entries.data)), issuer)
+    altered_precertificates([entries], Certificates(entries.cert.slices(entries.data)), issuer)
     assert len(asked) < 0.1 * len(entries)
+
+
+def test_batches_decoded_together_are_compared_as_one(log: SimulatedLog) -> None:
+    rows = [row for row in range(700) if log.entry(row).entry_type == PRECERT_ENTRY]
+    parts = [(log.entry(row).leaf_input, log.entry(row).extra_data) for row in range(700)]
+    for victim, other in zip((rows[0], rows[-1]), (rows[1], rows[-2]), strict=True):
+        parts[victim] = parts[victim][0], parts[other][1]
+    whole = classic(parts)
+    batches = [slice_batch(whole, a, b) for a, b in ((0, 50), (50, 51), (51, 640), (640, 700))]
+    assert decode_together(batches, 0.0).altered_precertificates() == [rows[0], rows[-1]]
+
+
+def test_a_length_that_is_not_minimal_is_altered(log: SimulatedLog) -> None:
+    row = next(row for row in range(400) if log.entry(row).entry_type == PRECERT_ENTRY and not is_signed(log, row))
+    entry = log.entry(row)
+    der = entry.der
+    assert der[:2] == der[4:6] == b"\x30\x82"
+    assert altered(with_precertificate(entry.leaf_input, der)) == []
+    outer, tbs = int.from_bytes(der[2:4]), der[6:8]
+    longer = b"\x30\x82" + (outer + 1).to_bytes(2) + b"\x30\x83\x00" + tbs + der[8:]
+    assert altered(with_precertificate(entry.leaf_input, longer)) == [0]
+
+
+def with_precertificate(leaf_input: bytes, der: bytes) -> EntryBatch:
+    return classic([(leaf_input, len(der).to_bytes(3) + der + bytes(3))])
+
+
+def test_what_the_walk_does_not_take_makes_no_large_copies(log: SimulatedLog) -> None:
+    """Positions that are not known must not reach over the bytes of other certificates."""
+    row = next(row for row in range(400) if log.entry(row).entry_type == PRECERT_ENTRY)
+    broken = b"\x31" + log.entry(row).der[1:]
+    size = len(broken).to_bytes(3)
+    batch = classic([(log.entry(row).leaf_input, size + broken + bytes(3))] * 3_000)
+    certs = Certificates(batch.cert.slices(batch.data))
+    tracemalloc.start()
+    try:
+        assert altered_precertificates([batch], certs, lambda row: None) == []  # its TBSCertificate is right
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(certs.data)
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_issuer_of_a_row_is_the_first_of_its_chain(log: SimulatedLog, entries: EntryBatch) -> None:
+    whole = decode_together([slice_batch(entries, 0, 30), slice_batch(entries, 30, 200)], 0.0)
+    chains = [log.entry(row).chain for row in range(200)]
+    assert [whole.issuer_der(row) for row in range(200)] == [chain[0] if chain else None for chain in chains]
+    assert [whole.leaf(row) for row in range(200)] == [b"\x00" + log.entry(row).leaf_input for row in range(200)]
+    tile = parse_data_tile(TILED, 0, b"".join(log.entry(row).tile_leaf for row in range(200))).batch
+    assert decode(tile, 0.0).issuer_der(7) is None  # only its SHA-256 is known
+    issuers = {hashlib.sha256(der).digest(): der for chain in chains for der in chain}
+    known = decode(replace(tile, issuers=issuers), 0.0)
+    assert [known.issuer_der(row) for row in range(200)] == [chain[0] if chain else None for chain in chains]
+    assert [known.leaf(row) for row in range(200)] == [b"\x00" + log.entry(row).leaf_input for row in range(200)]
