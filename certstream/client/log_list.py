@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from certstream.client.disk import Disk
 from certstream.client.http import HttpClient, Validators
 from certstream.client.log_list_source import FetchedList, ListSource, fetch_list
 from certstream.client.log_list_store import KeptList, keep_list, kept_list
@@ -51,6 +53,7 @@ class ListStatus:
     logs: int  # that can be used
     error: str | None  # why it could not be fetched last, None if it could
     waits_for: str | None  # the list without which it is not used, where there is none of that
+    failures: int = 0  # attempts since the start that brought no list
 
 
 @dataclass(slots=True)
@@ -58,10 +61,12 @@ class _Held:
     """What is known of one source."""
 
     source: ListSource
+    disk: Disk = field(default_factory=Disk)
     kept: KeptList | None = None
     logs: LogList | None = None
     due_at: float = 0.0  # monotonic seconds
-    failures: int = 0
+    failures: int = 0  # in a row
+    all_failures: int = 0
     error: str | None = None
     save_error: str | None = None
 
@@ -114,9 +119,11 @@ class LogLists:
         return [self._status(held) for held in self._held.values()]
 
     async def load(self) -> LogChoice:
-        """Take the lists that were kept; they are due for a refresh, as those of which there is none."""
-        for held in self._held.values():
-            await self._load(held)
+        """Take the lists that were kept; they are due for a refresh, as those of which there is none.
+
+        Takes 10 s at most, where the disk does not answer.
+        """
+        await asyncio.gather(*map(self._load, self._held.values()))
         self._choose()
         return self._choice
 
@@ -132,10 +139,13 @@ class LogLists:
     async def run(self, apply: Callable[[LogChanges], Awaitable[None]]) -> None:
         """Keep the lists current until cancelled; `apply` what changes among the chosen logs."""
         while True:
-            await self._clock.sleep(max(0.0, self._wait_s()))
-            changes = await self.refresh()
-            if changes:
+            if changes := await self.next():
                 await apply(changes)
+
+    async def next(self) -> LogChanges:
+        """Wait until a list is due, fetch it, and say what that changes."""
+        await self._clock.sleep(max(0.0, self._wait_s()))
+        return await self.refresh()
 
     async def refresh(self) -> LogChanges:
         """Fetch the lists that are due, and say what that changes."""
@@ -159,7 +169,7 @@ class LogLists:
         if self._directory is None:
             return
         try:
-            kept = await asyncio.to_thread(kept_list, self._directory, held.source)
+            kept = await held.disk.run(partial(kept_list, self._directory, held.source))
             if kept is None:
                 return
             held.logs = await asyncio.to_thread(held.source.verified, kept.body, kept.signature)
@@ -178,7 +188,7 @@ class LogLists:
     async def _refresh_one(self, held: _Held) -> None:
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                fetched = await fetch_list(self._http, held.source, held.validators)
+                fetched = await fetch_list(self._http, held.source, held.validators, held.disk)
             if fetched is not None:
                 _check_not_older(held, fetched)
         except (FetchError, MalformedError, InvalidSignatureError, TimeoutError) as exc:
@@ -204,6 +214,7 @@ class LogLists:
     def _fail(self, held: _Held, exc: Exception) -> None:
         error = str(exc) or f"nothing within {_PATIENCE_S:.0f} s"
         held.failures += 1
+        held.all_failures += 1
         wait_s = self._clock.backoff(held.failures, FIRST_RETRY_S, self._interval_s)
         if isinstance(exc, RateLimitedError) and exc.retry_after_s is not None:
             wait_s = max(wait_s, min(exc.retry_after_s, _MAX_PAUSE_S))
@@ -218,7 +229,7 @@ class LogLists:
         if self._directory is None or held.kept is None or not self._keep:
             return
         try:
-            await asyncio.to_thread(keep_list, self._directory, held.source, held.kept)
+            await held.disk.run(partial(keep_list, self._directory, held.source, held.kept))
         except OSError as exc:
             if held.save_error is None:
                 logger.warning("log list cannot be kept", list=held.source.name, error=str(exc))
@@ -253,6 +264,7 @@ class LogLists:
             age_s=self._age_s(held),
             logs=0 if logs is None else len(logs.logs),
             error=held.error,
+            failures=held.all_failures,
             waits_for=self._waits_for(held),
         )
 

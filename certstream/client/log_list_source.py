@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from certstream.client.disk import Disk
 from certstream.client.http import HttpClient, Page, Validators
 from certstream.ct.log_list import MAX_LIST_BYTES, LogList, load_list_key, parse_log_list, verify_log_list
 from certstream.errors import FetchError, InvalidSignatureError
@@ -51,7 +53,7 @@ class FetchedList:
     validators: Validators
 
 
-async def fetch_list(http: HttpClient, source: ListSource, known: Validators) -> FetchedList | None:
+async def fetch_list(http: HttpClient, source: ListSource, known: Validators, disk: Disk) -> FetchedList | None:
     """The list as it is now, None where it is the version `known` still.
 
     A list that does not fit its signature is fetched again with it after a moment: it may be in the middle of being
@@ -59,38 +61,35 @@ async def fetch_list(http: HttpClient, source: ListSource, known: Validators) ->
     """
     for pause_s in _PAUSES_S:
         try:
-            return await _fetch_once(http, source, known)
+            return await _fetch_once(http, source, known, disk)
         except InvalidSignatureError:
             await http.clock.sleep(pause_s)
     try:
-        return await _fetch_once(http, source, known)
+        return await _fetch_once(http, source, known, disk)
     except InvalidSignatureError as exc:
         raise InvalidSignatureError(f"{source.location}: {exc}, fetched {len(_PAUSES_S) + 1} times") from exc
 
 
-async def _fetch_once(http: HttpClient, source: ListSource, known: Validators) -> FetchedList | None:
-    page = await _fetch(http, source.location, MAX_LIST_BYTES, known)
+async def _fetch_once(http: HttpClient, source: ListSource, known: Validators, disk: Disk) -> FetchedList | None:
+    page = await _fetch(http, source.location, MAX_LIST_BYTES, known, disk)
     if page is None:
         return None
-    signed = (
-        None if source.signature is None else await _fetch(http, source.signature, _SIGNATURE_CAP_BYTES, Validators())
-    )
-    signature = b"" if signed is None else signed.body
+    signature = b""
+    if source.signature is not None:
+        signed = await _fetch(http, source.signature, _SIGNATURE_CAP_BYTES, Validators(), disk)
+        signature = b"" if signed is None else signed.body
     logs = await asyncio.to_thread(source.verified, page.body, signature)  # 20 ms for Google's, and no hurry
     return FetchedList(logs, page.body, signature, page.validators)
 
 
-async def _fetch_signature(http: HttpClient, source: ListSource) -> bytes:
-    if source.signature is None:
-        return b""
-    page = await _fetch(http, source.signature, _SIGNATURE_CAP_BYTES, Validators())
-    return b"" if page is None else page.body
-
-
-async def _fetch(http: HttpClient, location: str, cap_bytes: int, known: Validators) -> Page | None:
+async def _fetch(http: HttpClient, location: str, cap_bytes: int, known: Validators, disk: Disk) -> Page | None:
     if "://" in location:
         return await http.get_page(location, cap_bytes=cap_bytes, known=known)
-    return Page(await asyncio.to_thread(_read_file, Path(location), cap_bytes), Validators())
+    try:
+        body = await disk.run(partial(_read_file, Path(location), cap_bytes))
+    except TimeoutError as exc:
+        raise FetchError(f"{location}: {exc}", status="timeout") from exc
+    return Page(body, Validators())
 
 
 def _read_file(path: Path, cap_bytes: int) -> bytes:
