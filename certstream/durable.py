@@ -18,6 +18,15 @@ def write_file(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, each durable in its own parent. Raises OSError."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
+
+
 def sync_file(path: Path) -> None:
     """Bring a file's content to the disk. Raises OSError."""
     _sync(path, os.O_RDONLY)

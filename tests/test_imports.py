@@ -17,7 +17,7 @@ PACKAGE = ROOT / "certstream"
 _DECODING = {"errors", "ct", "certs"}
 _READING = {*_DECODING, "metrics", "client"}
 _SERVICE = {*_READING, "config", "live", "logging_setup", "serve", "signals", "simulator", "state", "stream"}
-_ARCHIVE = {"archive", "archive_metrics", "backfill", "durable", "intervals", "locks", "progress"}
+_ARCHIVE = {"archive", "archive_metrics", "backfill", "durable", "intervals", "ledger", "locks", "progress"}
 # Every part, and the parts that it may import beside itself
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "durable": set(),
     "evidence": {"ct", "durable"},
     "locks": {"errors"},
+    "ledger": {"durable", "errors", "intervals", "locks"},
     "terminal": set(),
     "progress": {"errors", "terminal"},
     "certs": {"errors", "ct"},

@@ -25,7 +25,7 @@ import pyarrow as pa
 import structlog
 
 from certstream.archive import storage
-from certstream.archive.coverage import Coverage
+from certstream.archive.coverage import Coverage, Covers, grouped
 from certstream.archive.datafile import DataFile, FileWriter, WriteSettings, log_codes, read_parts
 from certstream.archive.dropped import Dropped
 from certstream.archive.schema import NATIVE, TableFormat
@@ -51,6 +51,7 @@ class Committed:
     inserted: int = 0  # rows
     skipped: int = 0  # rows that the table held already
     positions: Mapping[str, int] = field(default_factory=dict)  # archived position now, of the logs asked for
+    covers: Covers = field(default_factory=dict)  # which rows were inserted
 
 
 class Committer:
@@ -214,7 +215,7 @@ class _Addition:
         committer = self._committer
         snapshot = committer.look()
         if {file.path for file in self.files} & snapshot.paths:  # an earlier attempt did commit
-            inserted, self.files = sum(file.rows for file in self.files), []
+            inserted, self.files = self.files, []
             return self._committed(inserted, self._positions(snapshot))
         self._drop_held(snapshot)
         positions = self._positions(snapshot)
@@ -222,7 +223,7 @@ class _Addition:
         if self.files or moved:
             snapshot.commit(self.files, fence(snapshot) | moved)
             committer.coverage.add(self.files)
-        return self._committed(sum(file.rows for file in self.files), positions)
+        return self._committed(self.files, positions)
 
     def _drop_held(self, snapshot: Snapshot) -> None:
         """Leave in the files what neither the snapshot nor a file before them holds, in the table's types.
@@ -277,8 +278,9 @@ class _Addition:
         added = [file.covers[url] for file in self.files if url in file.covers]
         return Intervals.union_of([committer.coverage.of(url), committer.dropped.of(url), *added])
 
-    def _committed(self, inserted: int, positions: Mapping[str, int]) -> Committed:
-        return Committed(inserted, self._rows - inserted, positions)
+    def _committed(self, files: Sequence[DataFile], positions: Mapping[str, int]) -> Committed:
+        inserted = sum(file.rows for file in files)
+        return Committed(inserted, self._rows - inserted, positions, grouped(file.covers for file in files))
 
 
 def chosen_rows(parts: Iterable[pa.Table], wanted: Mapping[str, Intervals]) -> Iterator[pa.Table]:

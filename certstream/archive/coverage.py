@@ -127,7 +127,7 @@ class Coverage:
             else:
                 self._keep(file.path, FileCover(file.covers, file.rows))
                 self._unsaved += 1
-        self._merge(_grouped(file.covers for file in files))
+        self._merge(grouped(file.covers for file in files))
 
     def refresh(self, snapshot: Snapshot) -> None:
         """Bring it up to date, reading only files not seen before.
@@ -148,7 +148,7 @@ class Coverage:
             self._logs = {}
             dense, read = self._dense, self._read
         self._merge(_spans_by_log(dense.values()))
-        self._merge(_grouped(cover.unfolded().covers for cover in read.values()))
+        self._merge(grouped(cover.unfolded().covers for cover in read.values()))
 
     def _keep(self, path: str, cover: FileCover) -> None:
         self._read[path] = _Folded.of(cover, self._url_sets)
@@ -191,7 +191,8 @@ def _spans_by_log(spans: Iterable[tuple[str, int, int]]) -> dict[str, Intervals]
     return {url: Intervals.of(*pairs) for url, pairs in borders.items()}
 
 
-def _grouped(covers: Iterable[Covers]) -> dict[str, Intervals]:
+def grouped(covers: Iterable[Covers]) -> dict[str, Intervals]:
+    """What several hold together."""
     parts: dict[str, list[Intervals]] = defaultdict(list)
     for cover in covers:
         for url, intervals in cover.items():

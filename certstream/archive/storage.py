@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
+from certstream import durable
 from certstream.durable import sync_directory, sync_file
 from certstream.errors import ConfigError, StorageError
 
@@ -114,11 +115,7 @@ def storage_error(path: Path, exc: OSError) -> StorageError:
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, each durable in its own parent. Raises StorageError."""
     try:
-        if path.is_dir():
-            return
-        make_directory(path.parent)
-        path.mkdir(exist_ok=True)
-        sync_directory(path.parent)
+        durable.make_directory(path)
     except OSError as exc:
         raise storage_error(path, exc) from exc
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import pyarrow as pa
 import structlog
 
 from certstream.archive import storage
 from certstream.archive.commit import Committer
+from certstream.archive.coverage import Covers
 from certstream.archive.datafile import DataFile, write_file
 from certstream.archive.schema import PARTITION
 from certstream.archive.sink.buffer import PackedRows
@@ -21,7 +22,14 @@ from certstream.intervals import Intervals
 
 _JOINED: Final = 256
 
+# Told in the sink's thread after each commit: which rows it inserted, and which it did not, as the table had them
+OnCommitted: TypeAlias = Callable[[Covers, Covers], object]
+
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+def nobody_told(_inserted: Covers, _skipped: Covers) -> None:
+    """Nobody wants to know which rows were committed."""
 
 
 class CrashError(StorageError):
@@ -49,8 +57,9 @@ class Flushed:
 class Flusher:
     """Commits for the sink; belongs to the sink's thread."""
 
-    def __init__(self, committer: Committer) -> None:
+    def __init__(self, committer: Committer, on_committed: OnCommitted = nobody_told) -> None:
         self._committer = committer
+        self._on_committed = on_committed
 
     def open(self) -> None:
         """See that the table can be continued, or make it. Raises TableError where it cannot, StorageError."""
@@ -72,6 +81,7 @@ class Flusher:
             )
             for url, position in done.positions.items()
         }
+        self._on_committed(done.covers, _others(flush.parts, done.covers))
         return Flushed(done.inserted, done.positions, settled)
 
     def _written(self, parts: Sequence[PackedRows]) -> list[DataFile]:
@@ -126,6 +136,15 @@ def _named() -> Iterator[None]:
         raise
     except BaseException as exc:  # deltalake's panics are no Exceptions
         raise CrashError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _others(parts: Sequence[PackedRows], inserted: Covers) -> Covers:
+    """What of the parts is not among what was inserted."""
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for part in parts:
+        spans[part.url].append((part.start, part.stop))
+    others = {url: Intervals.of(*of_log) - inserted.get(url, Intervals()) for url, of_log in spans.items()}
+    return {url: intervals for url, intervals in others.items() if len(intervals)}
 
 
 class _Rows:

@@ -22,7 +22,7 @@ import structlog
 from certstream.archive.commit import Committer
 from certstream.archive.sink.buffer import Buffer, PackedRows, pack
 from certstream.archive.sink.condition import Condition
-from certstream.archive.sink.flush import Flush, Flushed, Flusher
+from certstream.archive.sink.flush import Flush, Flushed, Flusher, OnCommitted, nobody_told
 from certstream.archive.sink.standing import ArchivedLog, ArchivedLogs, SinkSettings, SinkStatus
 from certstream.archive_metrics import ArchiveMetrics
 from certstream.certs.batch import CertificateBatch
@@ -53,6 +53,7 @@ class Sink:
         metrics: ArchiveMetrics,
         *,
         on_begun: Callable[[LogInfo], object] = lambda _log: None,
+        on_committed: OnCommitted = nobody_told,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -65,7 +66,7 @@ class Sink:
         self._on_begun = on_begun
         self._wall = wall
         self._condition = Condition(settings, metrics, chance)
-        self._flusher = Flusher(committer)
+        self._flusher = Flusher(committer, on_committed)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive")
         self._logs = ArchivedLogs(metrics)
         self._buffer = Buffer(settings.buffer_bytes)
