@@ -51,7 +51,7 @@ class Committed:
     inserted: int = 0  # rows
     skipped: int = 0  # rows that the table held already
     positions: Mapping[str, int] = field(default_factory=dict)  # archived position now, of the logs asked for
-    covers: Covers = field(default_factory=dict)  # which rows were inserted
+    covers: Covers = field(default_factory=dict, compare=False)  # which rows were inserted
 
 
 class Committer:
