@@ -79,12 +79,12 @@ class Rfc6962Prover:
         verify_consistency(edge.size, head.tree_size, edge.root(), head.root_hash, proof)
 
     async def check_leaves(self, head: TreeHead, start: int, leaves: bytes) -> None:
-        """Two requests for any number of leaves."""
+        """Two requests for any number of leaves, one for a single one."""
         last = start + len(leaves) // HASH_BYTES - 1
         _check_size(head, last + 1)
-        ends = ((start, leaves[:HASH_BYTES]), (last, leaves[-HASH_BYTES:]))
-        first_path, last_path = await _all(self._path_of(head, index, leaf) for index, leaf in ends)
-        verify_range(start, leaves, head.tree_size, first_path, last_path, head.root_hash)
+        ends = {start: leaves[:HASH_BYTES], last: leaves[-HASH_BYTES:]}  # one, of a single leaf
+        paths = await _all(self._path_of(head, index, leaf) for index, leaf in ends.items())
+        verify_range(start, leaves, head.tree_size, paths[0], paths[-1], head.root_hash)
 
     async def _path_of(self, head: TreeHead, index: int, leaf: bytes) -> list[bytes]:
         """The audit path that the log gives for `index`; for another leaf than `leaf` it leads nowhere."""
@@ -155,6 +155,12 @@ class StaticProver:
             await self._add(tiles, tiles.missing_for_leaves(start, start + count))
             tiles.check_leaves(start, leaves[: count * HASH_BYTES])
             start, leaves = start + count, leaves[count * HASH_BYTES :]
+
+    async def proven_tiles(self, head: TreeHead, level: int, index: int) -> HashTiles:
+        """The tiles under the head, that one among them. Raises FetchError or InvalidProofError."""
+        tiles = self._under(head)
+        await self._add(tiles, tiles.missing(level, index))
+        return tiles
 
     def _under(self, head: TreeHead) -> HashTiles:
         """The tiles under that head; none of another's, which may be of another tree."""
