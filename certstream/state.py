@@ -315,7 +315,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise StateError(f"{path}: cannot be read: {exc.strerror}") from exc
     try:
         document = orjson.loads(content)
-    except ValueError as exc:
+        orjson.dumps(document)  # as it will be written again: what nests too deeply is read, and not written
+    except (ValueError, TypeError) as exc:
         raise StateError(f"{path}: is not JSON: {exc}") from exc
     mistake = _mistake(document)
     if mistake:

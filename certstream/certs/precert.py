@@ -80,7 +80,7 @@ def _unlike(certs: Certificates, rows: Int64Array, leaves: list[bytes]) -> Itera
 
 
 def _is_usual(certs: Certificates, rows: Int64Array) -> BoolArray:
-    """Which rows the walk took, with one poison extension as every precertificate has it, and others."""
+    """Which rows the walk took and are DER, with one poison extension as every precertificate has it, and others."""
     fields, words = certs.fields, certs.octets.words
     value = fields.extension_start[der.POISON, rows]
     size = fields.extensions.stop[rows] - fields.extensions.start[rows]
@@ -88,14 +88,24 @@ def _is_usual(certs: Certificates, rows: Int64Array) -> BoolArray:
     poison = np.where(usual, value - _POISON_VALUE, 0)
     for at in _POISON_WORDS:
         usual &= words[poison + at] == int.from_bytes(_POISON[at : at + 8], "little", signed=True)
-    return usual
+    return usual & _is_der(certs, rows)
+
+
+def _is_der(certs: Certificates, rows: Int64Array) -> BoolArray:
+    """Whether the lengths around the poison are minimal (X.690 §10.1): of TBSCertificate, [3] and SEQUENCE."""
+    element, fields = certs.octets.element, certs.fields
+    tbs, tbs_stop = fields.tbs.start[rows], fields.tbs.stop[rows]
+    start, stop = fields.extensions.start[rows], fields.extensions.stop[rows]
+    _, body, _, _ = element(tbs, tbs_stop)
+    outer, listed, outer_stop, _ = element(stop - _with_header(_with_header(stop - start)), stop)
+    inner, content, inner_stop, _ = element(listed, stop)
+    minimal: BoolArray = (body == tbs_stop - _content(tbs_stop - tbs)) & (content == start)
+    minimal &= (outer == der.EXTENSIONS) & (outer_stop == stop) & (inner == der.SEQUENCE) & (inner_stop == stop)
+    return minimal
 
 
 def _without_poison(certs: Certificates, rows: Int64Array) -> tuple[list[int], list[bytes]]:
-    """The TBSCertificate of each precertificate of the usual form, without poison: its size, and it in _PARTS parts.
-
-    Where the lengths in a precertificate are not minimal, which is not DER, this is none that a leaf holds.
-    """
+    """The TBSCertificate of each precertificate of the usual form, without poison: its size, and it in _PARTS parts."""
     fields, data = certs.fields, certs.data
     tbs, tbs_stop = fields.tbs.start[rows], fields.tbs.stop[rows]
     start, stop = fields.extensions.start[rows], fields.extensions.stop[rows]

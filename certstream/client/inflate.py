@@ -14,6 +14,7 @@ from certstream.errors import FetchError
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
 _AUTO_HEADER: Final = 32 + zlib.MAX_WBITS  # zlib or gzip, by the first bytes
+_SMALL: Final = 4_096  # bytes; smaller pieces are put together, an object for each would take many times their memory
 _MAX_MEMBERS: Final = 64  # of one gzip body; each costs a copy of what is left
 
 
@@ -31,6 +32,7 @@ class BodyBuffer:
         self._received = 0
         self._size = 0
         self._pieces: list[bytes] = []
+        self._small = bytearray()  # what comes after them
         self._members = 0
         self._inflater: zlib._Decompress | None = None
 
@@ -52,6 +54,7 @@ class BodyBuffer:
         """The whole body."""
         if self._inflater is not None and not self._inflater.eof:
             raise FetchError(f"compressed body ends after {self._received} bytes, unfinished", status="body")
+        self._put_together()
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def _is_packed(self, chunk: bytes) -> bool:
@@ -76,7 +79,16 @@ class BodyBuffer:
         self._size += len(piece)
         if self._size > self._cap_bytes:
             raise self._too_large()
-        self._pieces.append(piece)
+        if len(piece) < _SMALL:
+            self._small += piece
+        else:
+            self._put_together()
+            self._pieces.append(piece)
+
+    def _put_together(self) -> None:
+        if self._small:
+            self._pieces.append(bytes(self._small))
+            self._small.clear()
 
     def _too_large(self) -> FetchError:
         return FetchError(f"body is larger than {self._cap_bytes} bytes", status="too_large")

@@ -15,7 +15,7 @@ entries at once with numpy.
 
 from __future__ import annotations
 
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -77,6 +77,9 @@ class _EntryAndProof(msgspec.Struct):
     audit_path: list[str]
 
 
+# What decoding raises where a body is not JSON of that form, or nests without an end
+_NOT_DECODED: Final = (msgspec.MsgspecError, RecursionError, ValueError)
+
 _sth_decoder = msgspec.json.Decoder(_Sth)
 _entries_decoder = msgspec.json.Decoder(_Entries)
 
@@ -87,7 +90,7 @@ def parse_sth(body: bytes) -> TreeHead:
         sth = _sth_decoder.decode(body)
         root_hash = pybase64.b64decode(sth.sha256_root_hash, validate=True)
         signature = pybase64.b64decode(sth.tree_head_signature, validate=True)
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except _NOT_DECODED as exc:
         raise MalformedError(f"not a get-sth answer: {exc}") from exc
     if len(root_hash) != 32:
         raise MalformedError(f"sha256_root_hash has {len(root_hash)} bytes, not 32")
@@ -122,7 +125,7 @@ def parse_entry_and_proof(body: bytes) -> tuple[bytes, list[bytes]]:
 def _decoded(body: bytes, kind: type[T], name: str) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as exc:
+    except _NOT_DECODED as exc:
         raise MalformedError(f"not a {name} answer: {exc}") from exc
 
 
@@ -149,7 +152,7 @@ def parse_get_entries(log: LogInfo, start: int, body: bytes, most: int | None = 
     try:
         entries = _entries_decoder.decode(body).entries[:most]
         parts = [decode(text, validate=True) for e in entries for text in (e.leaf_input, e.extra_data)]
-    except (msgspec.MsgspecError, ValueError) as exc:
+    except _NOT_DECODED as exc:
         raise MalformedError(f"not a get-entries answer: {exc}") from exc
     return frame_entries(log, start, parts)
 

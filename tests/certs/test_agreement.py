@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from random import Random
-from typing import Any
 
-import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certstream.certs import lenient
 from certstream.certs.columns import Certificates
-from certstream.certs.der import SLOTS
-from certstream.certs.extensions import read_oid
 from certstream.certs.message import chain_certificates, domain_lists
 from certstream.certs.times import NO_TIME
-from certstream.ct.types import Spans
 from certstream.simulator.certificates import (
     ATTRIBUTE_OIDS,
     alternative_names,
@@ -32,168 +22,12 @@ from certstream.simulator.certificates import (
     name,
 )
 from certstream.simulator.der import BMP, IA5, PRINTABLE, T61, UNIVERSAL, UTF8, bits, context, time
-from certstream.simulator.shapes import SHAPES, UNPARSEABLE, plain_leaf
+from certstream.simulator.shapes import UNPARSEABLE, plain_leaf
+from fuzz.agreement import assert_agrees_with_cryptography, assert_spans_inside, assert_walk_agrees_with_lenient
+from fuzz.mutation import mutated, mutated_der
+from fuzz.seeds import shaped
 
 Decoder = Callable[[Sequence[bytes]], Certificates]
-
-
-def shaped(label: str, seed: int) -> dict[str, bytes]:
-    """One certificate of each of the simulator's shapes, by the shape's name."""
-    found = {}
-    for shape in SHAPES:
-        random = Random(f"{label} {shape.name} {seed}")
-        draft = plain_leaf(f"{label} {shape.name} {seed}", random)
-        shape.change(draft, random)
-        found[shape.name] = draft.certificate(draft.tbs())
-    for kind, write in UNPARSEABLE:
-        random = Random(f"{label} {kind} {seed}")
-        found[kind] = write(plain_leaf(f"{label} {kind} {seed}", random), random)
-    return found
-
-
-def read_by_cryptography(der: bytes) -> dict[str, Any]:
-    """The fields that `cryptography` can read, each on its own."""
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-    except (ValueError, x509.InvalidVersion):
-        return {}
-    readers: dict[str, Callable[[], Any]] = {
-        "serial": lambda: certificate.serial_number,
-        "not_before": lambda: int(certificate.not_valid_before_utc.timestamp()),
-        "not_after": lambda: int(certificate.not_valid_after_utc.timestamp()),
-        "common_name": lambda: [a.value for a in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)],
-        "dns": lambda: certificate.extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        ).value.get_values_for_type(x509.DNSName),
-        "is_ca": lambda: certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca,
-        "oid": lambda: certificate.signature_algorithm_oid.dotted_string,
-        "issuer": lambda: [a.value for a in certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)],
-        "organisation": lambda: [
-            a.value for a in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-        ],
-        "key_usage": lambda: certificate.extensions.get_extension_for_class(x509.KeyUsage).value,
-        "purposes": lambda: [
-            oid.dotted_string for oid in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        ],
-        "subject_key": lambda: certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest,
-        "issuer_key": lambda: (
-            certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-        ),
-        "policies": lambda: [
-            policy.policy_identifier.dotted_string
-            for policy in certificate.extensions.get_extension_for_class(x509.CertificatePolicies).value
-        ],
-    }
-    fields = {}
-    for key, read in readers.items():
-        try:
-            fields[key] = read()
-        except (
-            ValueError,
-            TypeError,
-            x509.ExtensionNotFound,
-            x509.DuplicateExtension,
-            x509.UnsupportedGeneralNameType,
-        ):
-            continue
-    return fields
-
-
-def assert_agrees_with_cryptography(certs: Certificates, row: int, der: bytes) -> int:
-    """Compare what both can read; how many fields that were."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = read_by_cryptography(der)
-    fields = certs.fields
-    if "serial" in theirs and theirs["serial"] >= 0:
-        assert int(certs.serial_number[row] or b"", 16) == theirs["serial"]
-    if "not_before" in theirs:
-        assert fields.not_before[row] == theirs["not_before"]
-    if "not_after" in theirs:
-        assert fields.not_after[row] == theirs["not_after"]
-    if "common_name" in theirs:
-        ours = certs.common_name[row]
-        assert (None if ours is None else ours.decode()) == ([None, *theirs["common_name"]][-1])
-    if "dns" in theirs:
-        assert [name.decode() for name in certs.dns_names[row]] == theirs["dns"]
-    if "is_ca" in theirs:
-        assert certs.is_ca[row] == theirs["is_ca"]
-    if "oid" in theirs:
-        assert read_oid(certs.data[fields.signature_oid.start[row] : fields.signature_oid.stop[row]]) == theirs["oid"]
-    if "issuer" in theirs:
-        issuer = certs.issuer[row].common_name
-        assert (None if issuer is None else issuer.decode()) == ([None, *theirs["issuer"]][-1])
-    assert_shows(json.loads(chain_certificates(certs)[row]), theirs)
-    return len(theirs)
-
-
-def assert_shows(shown: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Compare the JSON of a certificate with the fields that `cryptography` reads."""
-    extensions = shown["extensions"]
-    if "organisation" in theirs:
-        assert shown["subject"].get("O") == [None, *theirs["organisation"]][-1]
-    if "key_usage" in theirs:
-        usage = theirs["key_usage"]
-        texts = {
-            "Digital Signature": usage.digital_signature, "Content Commitment": usage.content_commitment,
-            "Key Encipherment": usage.key_encipherment, "Data Encipherment": usage.data_encipherment,
-            "Key Agreement": usage.key_agreement, "Certificate Signing": usage.key_cert_sign,
-            "CRL Signing": usage.crl_sign,
-        }  # fmt: skip
-        listed = set(extensions["keyUsage"].split(", ")) - {"Encipher Only", "Decipher Only"}
-        assert listed - {""} == {text for text, bit in texts.items() if bit}
-    if "purposes" in theirs:
-        known = {"1.3.6.1.5.5.7.3.1": "serverAuth", "1.3.6.1.5.5.7.3.2": "clientAuth"}
-        listed = set(extensions["extendedKeyUsage"].split(", "))
-        assert listed & set(known.values()) == {known[oid] for oid in theirs["purposes"] if oid in known}
-    if "subject_key" in theirs:
-        assert extensions["subjectKeyIdentifier"] == f"keyid:{theirs['subject_key'].hex(':')}"
-    if theirs.get("issuer_key") is not None:
-        assert extensions["authorityKeyIdentifier"] == f"keyid:{theirs['issuer_key'].hex(':')}"
-    if theirs.get("policies"):
-        assert extensions["certificatePolicies"] == "".join(f"Policy: {oid}\n" for oid in theirs["policies"])
-
-
-def assert_walk_agrees_with_lenient(certs: Certificates) -> None:
-    """Every row that the walk took reads the same one by one."""
-    fields = certs.fields
-    bounds = np.searchsorted(fields.name_row, np.arange(len(certs) + 1))
-    for row in np.flatnonzero(fields.walked).tolist():
-        found = lenient.salvage(certs.data, int(certs.cert.start[row]), int(certs.cert.stop[row]))
-        assert found.readable
-        for spans, value in (
-            (fields.serial, found.serial),
-            (fields.signature_oid, found.signature_oid),
-            (fields.issuer, found.issuer),
-            (fields.subject, found.subject),
-        ):
-            assert (spans.start[row], spans.stop[row]) == value
-        assert (fields.not_before[row], fields.not_after[row]) == (found.not_before, found.not_after)
-        walked = {
-            slot: (int(fields.extension_start[slot, row]), int(fields.extension_stop[slot, row]))
-            for slot in range(SLOTS)
-            if fields.extension_start[slot, row] >= 0
-        }
-        assert walked == found.extensions
-        at = slice(bounds[row], bounds[row + 1])
-        names = zip(fields.name_tag[at], fields.name.start[at], fields.name.stop[at], strict=True)
-        assert list(names) == [tuple(name) for name in found.names]
-
-
-def assert_spans_inside(certs: Certificates) -> None:
-    """No field of a certificate lies outside its bytes."""
-    fields = certs.fields
-    spans = [
-        fields.serial, fields.signature_oid, fields.issuer, fields.subject,
-        *(Spans(fields.extension_start[slot], fields.extension_stop[slot]) for slot in range(SLOTS)),
-    ]  # fmt: skip
-    for span in spans:
-        there = span.start >= 0
-        assert (span.start >= certs.cert.start)[there].all()
-        assert (span.stop <= certs.cert.stop)[there].all()
-        assert (span.start <= span.stop)[there].all()
-    assert (fields.name.start >= certs.cert.start[fields.name_row]).all()
-    assert (fields.name.stop <= certs.cert.stop[fields.name_row]).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -202,9 +36,7 @@ def test_three_readers_agree_on_every_shape(decoded: Decoder, seed: int) -> None
     certs = decoded(list(shapes.values()))
     assert_walk_agrees_with_lenient(certs)
     assert_spans_inside(certs)
-    compared = {
-        name: assert_agrees_with_cryptography(certs, row, der) for row, (name, der) in enumerate(shapes.items())
-    }
+    compared = dict(zip(shapes, assert_agrees_with_cryptography(certs, list(shapes.values())), strict=True))
     assert sum(count > 0 for count in compared.values()) > 30
     assert not any(compared[name] for name, _ in UNPARSEABLE)
 
@@ -212,8 +44,7 @@ def test_three_readers_agree_on_every_shape(decoded: Decoder, seed: int) -> None
 def test_three_readers_agree_on_real_certificates(decoded: Decoder, real_certificates: list[bytes]) -> None:
     certs = decoded(real_certificates)
     assert_walk_agrees_with_lenient(certs)
-    for row, der in enumerate(real_certificates):
-        assert assert_agrees_with_cryptography(certs, row, der) or row >= 80
+    assert all(assert_agrees_with_cryptography(certs, real_certificates)[:80])
 
 
 def test_ordinary_shapes_take_the_walk(decoded: Decoder) -> None:
@@ -255,33 +86,7 @@ def test_three_readers_agree_on_generated_certificates(decoded: Decoder, ders: l
     certs = decoded(ders)
     assert_spans_inside(certs)
     assert_walk_agrees_with_lenient(certs)
-    for row, der in enumerate(ders):
-        assert_agrees_with_cryptography(certs, row, der)
-
-
-def mutated(der: bytes, random: Random) -> bytes:
-    """A few bytes changed, left out, doubled or cut off."""
-    data = bytearray(der)
-    for _ in range(random.randrange(1, 5)):
-        if not data:
-            break
-        at = random.randrange(len(data))
-        size = random.randrange(1, 1 + min(16, len(data)))
-        match random.randrange(6):
-            case 0:
-                data[at] = random.randrange(256)
-            case 1:
-                data[at] = random.choice((0, 0x30, 0x7F, 0x80, 0x81, 0x82, 0x84, 0xFF, 0xA3, 0x04, 0x17))
-            case 2:
-                del data[at : at + size]
-            case 3:
-                data[at:at] = data[at : at + size]
-            case 4:
-                data[at : at + size] = random.randbytes(size)
-            case _:
-                if random.randrange(4) == 0:
-                    del data[at:]
-    return bytes(data)
+    assert_agrees_with_cryptography(certs, ders)
 
 
 def texts_of(certs: Certificates) -> list[tuple[bytes, bytes]]:
@@ -296,7 +101,7 @@ def test_mutations_read_the_same_alone_and_among_others(
     """Neighbours differ, the result does not: nothing outside a certificate is read; and nothing raises."""
     random = Random(seed)
     sources = [*random.sample(real_certificates, 12), *random.sample(list(shaped("mutate", 0).values()), 12)]
-    victims = [mutated(der, random) for der in sources]
+    victims = [random.choice((mutated, mutated_der))(der, random) for der in sources]
     together = decoded(victims)
     assert_spans_inside(together)
     assert_walk_agrees_with_lenient(together)
@@ -304,8 +109,7 @@ def test_mutations_read_the_same_alone_and_among_others(
     for row in random.sample(range(len(victims)), 4):
         among = Certificates([b"\xff" * 7, victims[row], b"\xa0" * random.randrange(70)])
         assert texts_of(among)[1] == texts[row]
-    for row, der in enumerate(victims):
-        assert_agrees_with_cryptography(together, row, der)
+    assert_agrees_with_cryptography(together, victims)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,45 @@
+"""No certificate raises, and none is taken for what it is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from certstream.certs.columns import Certificates
+from certstream.certs.precert import altered_precertificates, expected_tbs
+from certstream.ct.rfc6962 import frame_entries
+from certstream.simulator.certificates import POISON
+from certstream.simulator.der import tlv
+from fuzz.decoding import check_precertificates
+from fuzz.seeds import CLASSIC, framed, shaped
+
+
+def longer(header: bytes) -> bytes:
+    """The same header with a length of one byte more than DER has it."""
+    return header[:1] + bytes([header[1] + 1, 0]) + header[2:]
+
+
+@pytest.mark.parametrize("place", ["TBSCertificate", "[3]", "Extensions"])
+def test_a_precertificate_that_is_not_der_is_altered_whatever_its_leaf_holds(place: str) -> None:
+    """Its leaf holds what comes of it where its lengths are believed to be those of DER."""
+    der = shaped("hostile", 0)["rsa-leaf"]
+    at = der.index(b"\xa3\x82")  # [3], SEQUENCE
+    fields, listed = der[8:at], der[at + 8 : 8 + int.from_bytes(der[6:8])] + POISON
+    wrapped, tagged = tlv(0x30, listed), tlv(0xA3, tlv(0x30, listed))
+    headers = {"TBSCertificate": b"\x30\x82", "[3]": tagged[:4], "Extensions": wrapped[:4]}
+    sizes = len(listed) + (place == "Extensions")
+    inner = (longer(headers["Extensions"]) if place == "Extensions" else headers["Extensions"]) + listed
+    outer = b"\xa3\x82" + (sizes + 4).to_bytes(2)
+    body = fields + (longer(outer) if place == "[3]" else outer) + inner
+    head = b"\x30\x82" + len(body).to_bytes(2)
+    tbs = (longer(head) if place == "TBSCertificate" else head) + body
+    precertificate = tlv(0x30, tbs, der[8 + int.from_bytes(der[6:8]) :])
+    certs = Certificates([precertificate])
+    assert certs.fields.walked[0]
+    assert expected_tbs(precertificate, None) is None
+    cut = tbs.index(listed) - 8  # where [3] would begin
+    kept = tlv(0xA3, tlv(0x30, listed[: -len(POISON)]))
+    believed = tlv(0x30, tbs[4:cut], kept)
+    leaf = bytes(10) + b"\x00\x01" + bytes(32) + framed([believed]) + bytes(2)
+    batch = frame_entries(CLASSIC, 0, [leaf, framed([precertificate, b""])])
+    assert altered_precertificates([batch], certs, lambda row: None) == [0]
+    check_precertificates(batch)
