@@ -2,7 +2,7 @@
 
 A case is JSON: the log with its key, its signed heads as they came, and what did not fit, so that anybody can check it
 without this program. The same case is written once, however often it is met. As long as a file about it lies in the
-directory, a log is suspect.
+directory, a log is suspect; but not for a precertificate that is not its leaf's, which marks that entry alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ CaseKind: TypeAlias = Literal["wrong_leaf", "wrong_root", "two_roots", "inconsis
 
 _MOST_OF_A_LOG: Final = 100  # files; further cases are logged and counted, not written
 _MOST: Final = 1_000  # of all logs
+_ALTERED: Final = "altered_precert"
+_MOST_ALTERED: Final = 10  # files of a log about such entries, which leave the room above to what makes it suspect
 _MOST_BYTES: Final = 256 << 10  # of one file; what is longer is cut and said so
 _NAME: Final = re.compile(r"(?P<log>[0-9a-f]{16})-(?P<kind>[a-z_]+)-(?P<case>[0-9a-f]{16})\.json")
 _VERSION: Final = 1
@@ -59,8 +61,8 @@ class Case:
 class EvidenceStore:
     """The directory of cases; it is made when there is the first. Belongs to one thread at a time.
 
-    At most _MOST_OF_A_LOG files of a log and _MOST of all. A failure to write is logged, and tried again when the case
-    is met again: evidence never stops a log.
+    At most _MOST_OF_A_LOG files of a log and _MOST of all, and _MOST_ALTERED of a log beside them. A failure to write
+    is logged, and tried again when the case is met again: evidence never stops a log.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -74,8 +76,7 @@ class EvidenceStore:
             there = self._names()
             if name in there:
                 return path
-            of_log = sum(other.startswith(name[:17]) for other in there)
-            if of_log >= _MOST_OF_A_LOG or len(there) >= _MOST:
+            if not _has_room(name, there):
                 logger.warning(
                     "there is much evidence already, this is not kept",
                     log=case.log.name,
@@ -93,11 +94,12 @@ class EvidenceStore:
         return path
 
     def suspects(self, logs: Sequence[LogInfo]) -> dict[str, int]:
-        """How many cases lie there about each of the logs, by base_url; logs without are not in it.
+        """How many cases that make it suspect lie there about each of the logs, by base_url; others are not in it.
 
         Raises OSError where the directory cannot be read.
         """
-        counts = Counter(found["log"] for name in self._names() if (found := _NAME.fullmatch(name)))
+        found = (_NAME.fullmatch(name) for name in self._names())
+        counts = Counter(each["log"] for each in found if each is not None and each["kind"] != _ALTERED)
         by_url = {log.base_url: counts[_log_key(log.base_url)] for log in logs}
         return {url: count for url, count in by_url.items() if count}
 
@@ -110,6 +112,15 @@ class EvidenceStore:
     def _write(self, path: Path, document: bytes) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         write_file(path, document)
+
+
+def _has_room(name: str, there: set[str]) -> bool:
+    altered = {other for other in there if f"-{_ALTERED}-" in other}
+    of_log = name[:17]
+    if f"-{_ALTERED}-" in name:
+        return sum(other.startswith(of_log) for other in altered) < _MOST_ALTERED
+    others = there - altered
+    return sum(other.startswith(of_log) for other in others) < _MOST_OF_A_LOG and len(others) < _MOST
 
 
 def _log_key(base_url: str) -> str:

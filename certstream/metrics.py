@@ -33,6 +33,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 
 from certstream.archive_metrics import ArchiveMetrics
+from certstream.trust_metrics import TrustMetrics
 
 LogState: TypeAlias = Literal[
     "starting", "following", "catching_up", "rate_limited", "degraded", "unhealthy", "stopped"
@@ -71,6 +72,7 @@ class LogMetrics:
         self.lag_seconds.set(math.nan)  # until an entry is read
         self.head_timestamp_seconds = metrics.log_head_timestamp_seconds.labels(name)
         self.head_timestamp_seconds.set(math.nan)  # until a head comes: 0 would be the oldest of all
+        metrics.trust.begin_log(name)
         self._requests: dict[str, Counter] = {}
         self._errors: dict[str, Counter] = {}
         self._request_child = partial(metrics.log_requests.labels, name)
@@ -95,6 +97,7 @@ class LogMetrics:
         """Take the log's series out of the exposition."""
         for metric in self._metrics.of_log_alone:
             metric.remove(self._name)
+        self._metrics.trust.forget_log(self._name)
         for state in LOG_STATES:
             self._metrics.log_state.remove(self._name, state)
         for status in self._requests:
@@ -129,6 +132,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
         self._define_logs()
+        self.trust = TrustMetrics(self.registry)
         self._define_decoding()
         self._define_streams()
         self._define_process(version)

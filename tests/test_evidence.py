@@ -102,3 +102,13 @@ def test_what_cannot_be_written_is_said_and_tried_again(tmp_path: Path) -> None:
     (tmp_path / "evidence").unlink()
     assert store.record(CASE, NOTED_S) is not None
     assert not list(tmp_path.glob("**/*.tmp*"))
+
+
+def test_an_altered_precertificate_makes_no_log_suspect_and_takes_no_other_evidence_s_room(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    altered = [Case("altered_precert", LOG, "another", start=i, stop=i + 1) for i in range(11)]
+    assert [store.record(case, NOTED_S) is not None for case in altered] == [True] * 10 + [False]
+    assert store.suspects([LOG]) == {}
+    for i in range(100):
+        assert store.record(replace(CASE, start=i, stop=i + 1), NOTED_S) is not None
+    assert store.suspects([LOG]) == {LOG.base_url: 100}

@@ -16,7 +16,19 @@ PACKAGE = ROOT / "certstream"
 
 _DECODING = {"errors", "ct", "certs"}
 _READING = {*_DECODING, "metrics", "client"}
-_SERVICE = {*_READING, "config", "live", "logging_setup", "serve", "signals", "simulator", "state", "stream"}
+_SERVICE = {
+    *_READING,
+    "config",
+    "evidence",
+    "live",
+    "logging_setup",
+    "serve",
+    "signals",
+    "simulator",
+    "state",
+    "stream",
+    "trust_metrics",
+}
 _ARCHIVE = {"archive", "archive_metrics", "backfill", "durable", "intervals", "ledger", "locks", "progress"}
 # Every part, and the parts that it may import beside itself
 MAY_IMPORT: dict[str, set[str]] = {
@@ -31,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": {"errors", "terminal"},
     "certs": {"errors", "ct"},
     "archive_metrics": set(),
-    "metrics": {"archive_metrics"},
+    "trust_metrics": set(),
+    "metrics": {"archive_metrics", "trust_metrics"},
     "starting": set(),
     "signals": {"starting"},
     "config": {"errors", "ct"},

@@ -30,15 +30,18 @@ logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 def with_keys(logs: Sequence[FollowedLog], find: Callable[[LogInfo], ListedLog | None]) -> list[FollowedLog]:
-    """The logs, those without a key with that of the log list where one knows them."""
+    """The logs, where a log list knows them: with its maximum merge delay, and those without a key with its key."""
     return [_with_key(log, find) for log in logs]
 
 
 def _with_key(log: FollowedLog, find: Callable[[LogInfo], ListedLog | None]) -> FollowedLog:
-    if log.info.key is not None:
-        return log
     listed = find(log.info)
-    return log if listed is None else replace(log, info=replace(log.info, key=listed.key, log_id=listed.log_id))
+    if listed is None:
+        return log
+    info = log.info
+    if info.key is None:
+        info = replace(info, key=listed.key, log_id=listed.log_id)
+    return replace(log, info=info, mmd_s=listed.mmd_s)
 
 
 def refuse_without_keys(logs: Sequence[FollowedLog], config: Config) -> None:

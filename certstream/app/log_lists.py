@@ -66,6 +66,7 @@ def listed_logs(config: Config, chosen: Iterable[ChosenLog]) -> list[FollowedLog
             poll_interval_s=each.poll_interval_s,
             verification=ct_log.verification,
             final=each.log.final_tree_head,
+            mmd_s=each.log.mmd_s,
         )
         for each in chosen
         if kinds[each.log.kind]

@@ -231,6 +231,7 @@ class Service:
     def _tailer(self, recipe: LogRecipe) -> Tailer:
         followed, info = recipe.followed, recipe.followed.info
         position = self._state.position(info.base_url)
+        self._metrics.trust.log_mmd_seconds.labels(info.name).set(followed.mmd_s)
         return Tailer(
             log_client(self._http, info, self._issuers, recipe.read),
             publish=self._publish,

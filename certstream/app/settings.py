@@ -40,6 +40,7 @@ from certstream.serve.tls import TlsFiles
 
 _LOGS_AHEAD: Final = 2  # logs of one operator that may read ahead with all of fetch_concurrency at the same time
 _LOGS_IN_FLIGHT: Final = 4  # likewise, requests in flight
+MMD_S: Final = 86_400  # of a log that no list names: no log's maximum merge delay is longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class FollowedLog:
     poll_interval_s: float | None = None
     verification: Verification = "warn"
     final: FinalTreeHead | None = None  # of a log that takes no more: where it ends, and its root
+    mmd_s: int = MMD_S
     leaving: bool = False  # no list has it any more: it is read up to the last head that was seen, and then no more
 
 

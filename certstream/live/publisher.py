@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certstream.certs.batch import CertificateBatch, StreamKind, decode
-from certstream.ct.types import EntryBatch, batch_bytes, slice_batch
+from certstream.ct.types import EntryBatch, LogInfo, batch_bytes, slice_batch
 from certstream.metrics import Metrics
 
 # What is below both is decoded at once, in about 2 ms, 4 with an archive; the rest in the thread, so that the event
@@ -62,6 +62,16 @@ class Archive(Protocol[Packed]):
         """Take rows, at the moment when their messages go out; never raises."""
 
 
+class Marks(Protocol):
+    """What is told of precertificates that are not the ones that their log's hash covers."""
+
+    def compares(self, log: LogInfo) -> bool:
+        """Whether the precertificates of that log are compared with their leaves."""
+
+    def altered(self, batch: CertificateBatch, rows: Sequence[int]) -> None:
+        """Note those rows of a batch, at the moment when their messages go out; never raises."""
+
+
 class Publisher:
     """Publishes the batches of all logs; each log's in the order in which it awaits `publish`.
 
@@ -77,6 +87,7 @@ class Publisher:
         kinds: Collection[StreamKind],
         dedup: Fresh | None = None,
         archive: Archive[Any] | None = None,
+        marks: Marks | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._streams = streams
@@ -84,6 +95,7 @@ class Publisher:
         self._kinds = tuple(kinds)
         self._dedup = dedup
         self._archive = archive
+        self._marks = marks
         self._wall = wall
         # One thread: decoding is CPU work, two of them would only take turns at the interpreter.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
@@ -95,7 +107,8 @@ class Publisher:
     async def publish(self, entries: EntryBatch) -> None:
         """Give one batch to the archive and its messages to all who listen; returns when they are handed over."""
         seen_s = self._wall()
-        batch = await self._off_loop(entries, _decode, entries, seen_s)
+        compares = self._marks is not None and self._marks.compares(entries.log)
+        batch, altered = await self._off_loop(entries, _decode, entries, seen_s, compares)
         rows = self._fresh_rows(batch)
         wanted = [kind for kind in self._kinds if self._streams.wants(kind)]
         encoded = await self._off_loop(entries, _encode, batch, wanted, rows, self._archive)
@@ -105,6 +118,8 @@ class Publisher:
             self._archive.take(encoded.packed)
         for kind in wanted:
             self._streams.publish(kind, encoded.messages[kind])
+        if altered and self._marks is not None:
+            self._marks.altered(batch, altered)
         self._metrics.entries_published.inc(len(rows))
         for field, count in encoded.failures.items():
             self._metrics.decode_failed(field, count)
@@ -134,10 +149,11 @@ class Publisher:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
 
-def _decode(entries: EntryBatch, seen_s: float) -> CertificateBatch:
+def _decode(entries: EntryBatch, seen_s: float, compares: bool) -> tuple[CertificateBatch, list[int]]:
+    """The batch, and its rows whose precertificate is not that of the leaf, if they are compared."""
     batch = decode(entries, seen_s)
     _ = batch.sha256  # computed here, in the thread
-    return batch
+    return batch, batch.altered_precertificates() if compares else []
 
 
 class _Encoded(NamedTuple):

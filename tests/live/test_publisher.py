@@ -6,13 +6,13 @@ import asyncio
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from certstream.certs.batch import CertificateBatch, StreamKind
 from certstream.ct.rfc6962 import frame_entries
-from certstream.ct.types import EntryBatch, LogInfo
+from certstream.ct.types import PRECERT_ENTRY, EntryBatch, LogInfo
 from certstream.live.dedup import Deduplicator
 from certstream.live.publisher import Publisher
 from certstream.metrics import Metrics
@@ -64,6 +64,23 @@ class Keeper:
         self.indices += rows[1]
 
 
+class Marks:
+    """What keeps the indices of altered precertificates."""
+
+    def __init__(self, *, compares: bool, then: Callable[[], object] = lambda: None) -> None:
+        self.indices: list[int] = []
+        self._compares = compares
+        self._then = then
+
+    def compares(self, log: LogInfo) -> bool:
+        return self._compares
+
+    def altered(self, batch: CertificateBatch, rows: Sequence[int]) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        self._then()
+        self.indices += [batch.start + row for row in rows]
+
+
 def batch(count: int, *, name: str = "log", start: int = 0, seed: int = 1) -> EntryBatch:
     log = SimulatedLog(name, seed=seed, initial=start + count, epoch_ms=1_700_000_000_000)
     entries = [log.entry(index) for index in range(start, start + count)]
@@ -76,8 +93,11 @@ def publisher(
     metrics: Metrics | None = None,
     dedup: Deduplicator | None = None,
     archive: Keeper | None = None,
+    marks: Marks | None = None,
 ) -> Publisher:
-    return Publisher(streams, metrics or Metrics(), kinds=KINDS, dedup=dedup, archive=archive, wall=lambda: SEEN_S)
+    return Publisher(
+        streams, metrics or Metrics(), kinds=KINDS, dedup=dedup, archive=archive, marks=marks, wall=lambda: SEEN_S
+    )
 
 
 @pytest.mark.parametrize("count", [1, 64, 300])
@@ -181,3 +201,35 @@ async def test_rows_of_large_batches_are_made_off_the_event_loop() -> None:
     await own.publish(batch(65))
     assert archive.threads[0] is threading.main_thread()
     assert archive.threads[1] is not threading.main_thread()
+
+
+def exchanged(count: int) -> tuple[EntryBatch, list[int]]:
+    """Entries of which two have each other's precertificate, and their indices."""
+    log = SimulatedLog("log", seed=1, initial=count, epoch_ms=1_700_000_000_000)
+    entries = [log.entry(index) for index in range(count)]
+    first, second = [index for index in range(count) if entries[index].entry_type == PRECERT_ENTRY][:2]
+    extra = [entry.extra_data for entry in entries]
+    extra[first], extra[second] = extra[second], extra[first]
+    parts = [part for entry, sent in zip(entries, extra, strict=True) for part in (entry.leaf_input, sent)]
+    return frame_entries(LogInfo("log", "https://log.example/", "rfc6962", "log"), 0, parts), [first, second]
+
+
+@pytest.mark.parametrize("count", [30, 300])  # decoded at once, and in the thread
+async def test_altered_precertificates_are_marked_once_their_messages_are_out(count: int) -> None:
+    streams = Recorder("lite")
+    entries, altered = exchanged(count)
+    marks = Marks(compares=True, then=lambda: len(streams.published["lite"]) == count or pytest.fail("too early"))
+    part = publisher(streams, marks=marks)
+    await part.publish(entries)
+    await part.publish(batch(20, start=count))
+    assert marks.indices == altered
+    assert streams.indices("lite") == list(range(count + 20))
+    part.close()
+
+
+async def test_nothing_is_compared_where_the_log_is_not_verified() -> None:
+    marks = Marks(compares=False)
+    part = publisher(Recorder("lite"), marks=marks)
+    await part.publish(exchanged(30)[0])
+    assert marks.indices == []
+    part.close()

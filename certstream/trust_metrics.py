@@ -1,0 +1,37 @@
+"""What is counted of the trust in logs and entries, for the registry of `certstream.metrics`."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class TrustMetrics:
+    """What is counted of the trust in logs. `Metrics.trust` holds it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        self.altered_precertificates = counter(
+            "certstream_altered_precertificates_total",
+            "Precertificate entries whose precertificate is not the one that the log's hash covers.",
+            ["log"],
+        )
+        self.log_mmd_seconds = gauge(
+            "certstream_log_mmd_seconds", "Maximum merge delay of the log: no newer head may be older.", ["log"]
+        )
+        self.of_log_alone: tuple[Gauge | Counter, ...] = (
+            self.altered_precertificates,
+            self.log_mmd_seconds,
+        )  # with no label but the log
+
+    def begin_log(self, name: str) -> None:
+        """Show the log from now on; see LogMetrics."""
+        self.altered_precertificates.labels(name)
+        self.log_mmd_seconds.labels(name).set(math.nan)  # until the log is followed
+
+    def forget_log(self, name: str) -> None:
+        """Show no more of the log."""
+        for metric in self.of_log_alone:
+            metric.remove(name)
