@@ -22,6 +22,7 @@ from certstream.app.backfill import (
     write_settings,
 )
 from certstream.app.jobs import Jobs
+from certstream.app.proven import ProvenRows
 from certstream.app.reread import Rereader
 from certstream.app.settings import log_client
 from certstream.app.upkeep import UpkeepTask
@@ -60,10 +61,14 @@ class ArchiveParts:
         logs: Sequence[LogInfo],
         state: StateStore,
         metrics: Metrics,
+        proven: ProvenRows,
         *,
         live_first: Callable[[], Awaitable[None]],
     ) -> None:
-        """Raises ConfigError where a table may not lie where it is configured."""
+        """`proven` is told which rows are committed.
+
+        Raises ConfigError where a table may not lie where it is configured.
+        """
         main = local_path(config.delta_sink.table_path, "delta_sink.table_path")
         path = config.backfill.staging_path
         staging = None if path is None else local_path(path, "backfill.staging_path")
@@ -79,6 +84,7 @@ class ArchiveParts:
             sink_settings(config.delta_sink),
             metrics.archive,
             on_begun=lambda log: state.set_archive_start(log.base_url, None),
+            on_committed=proven.committed,
         )
         self._http = HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics)
         self._issuers = IssuerCache(self._http)

@@ -19,6 +19,7 @@ from certstream.app.following import Following
 from certstream.app.notify import ServiceManager, status_line
 from certstream.app.orphans import reap_orphans
 from certstream.app.owners import refuse_as_root
+from certstream.app.proven import proven_rows
 from certstream.app.reload.reloader import Reloader
 from certstream.app.settings import (
     FollowedLog,
@@ -96,6 +97,7 @@ class Service:
             None if state_file is None else Path(state_file), recovery=config.ct_log.state_recovery
         )
         self._metrics.watch_state(lambda: self._state.save_error is None)
+        self._proven = proven_rows(config)
         self._archive = self._archive_parts() if config.delta_sink.enabled else None
         dedup = config.dedup
         self._publisher = Publisher(
@@ -115,7 +117,9 @@ class Service:
     def _archive_parts(self) -> ArchiveParts:
         from certstream.app.archive import ArchiveParts  # and its libraries, which streaming alone does not need
 
-        return ArchiveParts(self._config, self._live.infos, self._state, self._metrics, live_first=self._live_first)
+        return ArchiveParts(
+            self._config, self._live.infos, self._state, self._metrics, self._proven, live_first=self._live_first
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve and follow the logs until `stop`.
@@ -157,6 +161,7 @@ class Service:
             background = [
                 group.create_task(self._state.run(), name="state"),
                 group.create_task(watch_loop_lag(self._metrics), name="loop lag"),
+                group.create_task(self._proven.run(), name="proven"),
             ]
             if os.getpid() == 1:  # of a container
                 background.append(group.create_task(reap_orphans(), name="orphans"))
@@ -175,6 +180,7 @@ class Service:
                 archiving.cancel()
                 await asyncio.wait([archiving])
                 await self._archive.finish()
+            await asyncio.to_thread(self._proven.write)
             for task in background:  # the state is saved until then
                 task.cancel()
 
