@@ -90,7 +90,8 @@ class StateStore:
             self._file.unlock()
             raise
         self._logs = self._document.setdefault("logs", {})
-        for key in sorted(self._logs):  # a key without trailing slash goes before the same with one
+        # A key with a position goes before the same without, one without trailing slash before the same with it
+        for key in sorted(self._logs, key=lambda key: ("current_index" not in self._logs[key], key)):
             self._keys.setdefault(key.rstrip("/"), key)
 
     def _load(self, file: _StateFile) -> dict[str, Any]:

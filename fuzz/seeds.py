@@ -12,10 +12,16 @@ from typing import Any, Final
 import orjson
 import pybase64
 
+from certstream.certs.columns import Certificates
+from certstream.certs.der import SLOTS
+from certstream.ct.edge import TreeEdge
+from certstream.ct.hash_tiles import edge_tiles
+from certstream.ct.log_list import GOOGLE_LIST_KEY
 from certstream.ct.merkle import MerkleTree, leaf_hash
 from certstream.ct.rfc6962 import frame_entries
-from certstream.ct.static_ct import parse_data_tile
-from certstream.ct.types import LogInfo
+from certstream.ct.static_ct import parse_checkpoint, parse_data_tile
+from certstream.ct.types import HASH_BYTES, TILE_WIDTH, LogInfo
+from certstream.simulator.certificates import public_key
 from certstream.simulator.shapes import SHAPES, UNPARSEABLE, plain_leaf
 
 DATA: Final = Path(__file__).parent.parent / "tests" / "data"
@@ -23,7 +29,9 @@ CLASSIC: Final = LogInfo("Log", "https://log.example/", "rfc6962", "example")
 TILED: Final = LogInfo("Tiled", "https://tiled.example/", "static", "example")
 TILE: Final = (DATA / "tiles" / "data-000").read_bytes()
 CHECKPOINT: Final = (DATA / "checkpoint" / "checkpoint").read_bytes()
-CHECKPOINT_LOG: Final[dict[str, Any]] = orjson.loads((DATA / "checkpoint" / "log.v3.json").read_bytes())
+_CHECKPOINT_LOG: Final[dict[str, Any]] = orjson.loads((DATA / "checkpoint" / "log.v3.json").read_bytes())
+CHECKPOINT_KEY: Final = pybase64.b64decode(_CHECKPOINT_LOG["key"])
+CHECKPOINT_ORIGIN: Final[str] = _CHECKPOINT_LOG["description"]
 
 
 def shaped(label: str, seed: int) -> dict[str, bytes]:
@@ -138,3 +146,61 @@ def log_lists() -> list[bytes]:
         short = {**operator, "logs": operator["logs"][:2], "tiled_logs": operator.get("tiled_logs", [])[-2:]}
         lists.append(orjson.dumps({**google, "operators": [short]}))
     return lists
+
+
+def edges() -> list[bytes]:
+    """Edges of trees, as they are kept."""
+    leaves = tree().tile(0, 0)
+    return [TreeEdge().extended(leaves[: HASH_BYTES * count]).to_bytes() for count in (0, 1, 7, 255, 256)]
+
+
+def proofs() -> list[bytes]:
+    """Valid inclusion and consistency proofs."""
+    grown = tree()
+    found = []
+    for first, second in ((0, 1), (6, 7), (77, 300), (255, 256), (299, 300), (128, 256)):
+        numbers = first.to_bytes(8) + second.to_bytes(8)
+        root = grown.root(second)
+        found.append(numbers + b"".join((grown.leaf(first), root, *grown.inclusion_proof(first, second))))
+        if first:
+            found.append(numbers + b"".join((grown.root(first), root, *grown.consistency_proof(first, second))))
+    return found
+
+
+def hash_tiles() -> list[bytes]:
+    """Sizes, roots, their tiles, and leaves, as `check_hash_tiles` takes them."""
+    grown, found = tree(), []
+    for size in (1, 255, 256, 300):
+        partial = b"".join(grown.tile(tile.level, tile.index, tile.width) for tile in edge_tiles(size))
+        leaves = grown.tile(0, 0, min(TILE_WIDTH, size))
+        found.append(size.to_bytes(8) + grown.root(size) + partial + leaves)
+    return found
+
+
+def signatures() -> list[bytes]:
+    """A real signature with its key, and keys of other kinds."""
+    signature = parse_checkpoint(CHECKPOINT).signature
+    return [framed([key, signature]) for key in (CHECKPOINT_KEY, GOOGLE_LIST_KEY, public_key("ed25519", 0))]
+
+
+def names() -> list[bytes]:
+    """Distinguished names."""
+    certs = Certificates(certificates())
+    found = [*certs.optional_slices(*certs.fields.subject), *certs.optional_slices(*certs.fields.issuer)]
+    return sorted({name for name in found if name})
+
+
+def values() -> list[bytes]:
+    """Values of extensions, and names among the subject alternative ones."""
+    certs = Certificates(certificates())
+    found = {value for slot in range(SLOTS) for value in certs.extension(slot) if value and len(value) < 500}
+    return sorted(found | set(certs.fields.name.slices(certs.data)[:50]))
+
+
+TIMES: Final = (b"260101000000Z", b"20260101000000Z", b"2601010000-0130", b"20260101000000.5+2359", b"99991231235959Z")
+URLS: Final = (
+    b"https://log.example/2026h1/",
+    b"http://LOG.example:80/a/",
+    b"https://[2001:db8::1]:8443/x",
+    b"https://x",
+)

@@ -316,7 +316,7 @@ def _read_long_lists(
             found.append(at)
             at = stop
         ends.append(len(found))
-    counts = np.diff(ends, prepend=0)
+    counts = np.diff(np.array(ends, np.int64), prepend=0)
     tag, name, name_stop, _ = octets.element(np.array(found, np.int64), np.repeat(limit, counts))
     return np.repeat(rows, counts), tag, name, name_stop
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from certstream.certs.columns import Certificates
 from certstream.certs.precert import altered_precertificates, expected_tbs
 from certstream.ct.rfc6962 import frame_entries
-from certstream.simulator.certificates import POISON
+from certstream.simulator.certificates import POISON, alternative_names, dns_name
 from certstream.simulator.der import tlv
+from certstream.simulator.shapes import plain_leaf
 from fuzz.decoding import check_precertificates
 from fuzz.seeds import CLASSIC, framed, shaped
 
@@ -43,3 +46,14 @@ def test_a_precertificate_that_is_not_der_is_altered_whatever_its_leaf_holds(pla
     batch = frame_entries(CLASSIC, 0, [leaf, framed([precertificate, b""])])
     assert altered_precertificates([batch], certs, lambda row: None) == [0]
     check_precertificates(batch)
+
+
+@pytest.mark.parametrize("good", range(9))
+def test_a_name_of_no_kind_among_many_costs_only_the_walk(good: int) -> None:
+    draft = plain_leaf("names", Random("names"))
+    assert draft.extensions is not None
+    names = [dns_name(f"{number}.example") for number in range(9)]
+    draft.extensions["names"] = alternative_names(*names[:good], b"\x13\x01x", *names[good:])
+    certs = Certificates([draft.certificate(draft.tbs())])
+    assert not certs.fields.walked[0]
+    assert certs.dns_names == [[name[2:] for name in names]]
