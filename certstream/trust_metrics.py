@@ -29,7 +29,11 @@ class TrustMetrics:
     def begin_log(self, name: str) -> None:
         """Show the log from now on; see LogMetrics."""
         self.altered_precertificates.labels(name)
-        self.log_mmd_seconds.labels(name).set(math.nan)  # until the log is followed
+        self.mmd(name, None)  # until the log is followed
+
+    def mmd(self, name: str, mmd_s: float | None) -> None:
+        """Show the maximum merge delay of a log; None for one whose head may be of any age, as it takes no more."""
+        self.log_mmd_seconds.labels(name).set(math.nan if mmd_s is None else mmd_s)
 
     def forget_log(self, name: str) -> None:
         """Show no more of the log."""

@@ -237,7 +237,7 @@ class Service:
     def _tailer(self, recipe: LogRecipe) -> Tailer:
         followed, info = recipe.followed, recipe.followed.info
         position = self._state.position(info.base_url)
-        self._metrics.trust.log_mmd_seconds.labels(info.name).set(followed.mmd_s)
+        self._metrics.trust.mmd(info.name, followed.mmd_s if followed.final is None else None)
         return Tailer(
             log_client(self._http, info, self._issuers, recipe.read),
             publish=self._publish,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -65,3 +66,20 @@ async def test_an_older_head_of_a_frontend_that_lags_does_not_move_it_back(kind:
             log.faults.add(Fault(FaultKind.SMALLER_TREE, entries=100))
             await follower.until(lambda: reader.counted(ERRORS, log="followed", kind="SmallerTreeHead") >= 2)
             assert shown(reader) == log.head.timestamp_ms / 1000
+
+
+@both
+@pytest.mark.parametrize(("fault", "sign"), [(FaultKind.FUTURE_HEAD, 1), (FaultKind.OLD_HEAD, -1)])
+async def test_a_head_of_the_future_or_long_ago_is_shown_and_read_all_the_same(
+    kind: LogKind, fault: FaultKind, sign: int
+) -> None:
+    log = SimulatedLog("followed", seed=9, initial=300)
+    async with reading(log) as reader:
+        log.faults.add(Fault(fault, seconds=90_000))
+        follower = Follower(reader, log, kind)
+        async with follower.running():
+            await follower.until_read(300)
+            value = shown(reader)
+        assert value is not None
+        assert sign * (value - time.time()) > 80_000
+        assert set(follower.states) <= {"starting", "catching_up", "following"}
