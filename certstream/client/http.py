@@ -35,7 +35,7 @@ DEFAULT_USER_AGENT: Final = f"certstream-server/{__version__} (+https://pypi.org
 _UNANSWERED: Final = frozenset({"timeout", "connection"})  # all other failures came with an answer, and not a 429
 _READ_BUFFER_BYTES: Final = 2**20
 _EXCERPT_CAP_BYTES: Final = 64 * 2**10  # of an error's body, read so that its connection lives on
-_EXCERPT_CHARS: Final = 160
+_EXCERPT_CHARS: Final = 160  # of what a server sent, in the text of an error
 _MAX_REDIRECTS: Final = 5
 _KEEP_ALIVE_S: Final = 60.0  # above the longest idle poll, so that an idle log costs no handshakes
 _DNS_TTL_S: Final = 60
@@ -276,9 +276,14 @@ async def _excerpt(response: aiohttp.ClientResponse) -> str:
     except (FetchError, aiohttp.ClientError, HttpProcessingError, OSError):
         response.close()
         return ""
-    text = body[: 4 * _EXCERPT_CHARS].decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:_EXCERPT_CHARS]
+    return _one_line(body[: 4 * _EXCERPT_CHARS].decode("utf-8", "replace"))
 
 
 def _reason(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    """What went wrong, on one line: where an answer is no HTTP, aiohttp tells all that was read of it."""
+    text = _one_line(str(exc)[: 4 * _EXCERPT_CHARS])
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:_EXCERPT_CHARS]

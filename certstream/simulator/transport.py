@@ -99,8 +99,9 @@ async def _huge(http: web.BaseRequest) -> web.StreamResponse:
     begun = web.StreamResponse()
     begun.enable_chunked_encoding()
     await begun.prepare(http)
-    for _ in range(_HUGE_BYTES // len(_CHUNK)):
-        await begun.write(_CHUNK)
+    with suppress(ConnectionResetError):  # the client has had enough
+        for _ in range(_HUGE_BYTES // len(_CHUNK)):
+            await begun.write(_CHUNK)
     return begun
 
 
@@ -161,11 +162,12 @@ async def _drip(http: web.BaseRequest, log: SimulatedLog, response: web.Response
     assert isinstance(body, bytes)
     begun = await _begun(http, response, len(body))
     sent = 0
-    while fault in log.faults and sent < len(body):
-        await begun.write(body[sent : sent + 1])
-        sent += 1
-        await asyncio.sleep(_DRIP_S if fault.seconds is None else fault.seconds)
-    await begun.write(body[sent:])
+    with suppress(ConnectionResetError):
+        while fault in log.faults and sent < len(body):
+            await begun.write(body[sent : sent + 1])
+            sent += 1
+            await asyncio.sleep(_DRIP_S if fault.seconds is None else fault.seconds)
+        await begun.write(body[sent:])
     return begun
 
 
