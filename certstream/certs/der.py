@@ -301,7 +301,7 @@ def _read_long_lists(
     """Names of the rows that have more than _LOCKSTEP_NAMES: found one by one on the bytes, then read at once."""
     data, known = octets.data, _GENERAL_NAMES
     found: list[int] = []
-    ends: list[int] = []  # of each row in `found`
+    bounds = [0]  # of each row in `found`
     for row, at, end in zip(rows.tolist(), pos.tolist(), limit.tolist(), strict=True):
         while at < end:
             length = data[at + 1]
@@ -315,8 +315,9 @@ def _read_long_lists(
                 break
             found.append(at)
             at = stop
-        ends.append(len(found))
-    counts = np.diff(np.array(ends, np.int64), prepend=0)
+        bounds.append(len(found))
+    ends = np.array(bounds, np.int64)
+    counts = ends[1:] - ends[:-1]
     tag, name, name_stop, _ = octets.element(np.array(found, np.int64), np.repeat(limit, counts))
     return np.repeat(rows, counts), tag, name, name_stop
 
