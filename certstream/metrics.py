@@ -33,6 +33,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import Metric
 
 from certstream.archive_metrics import ArchiveMetrics
+from certstream.delivery_metrics import DelayCause, DeliveryMetrics
 from certstream.trust_metrics import TrustMetrics
 
 LogState: TypeAlias = Literal[
@@ -79,6 +80,7 @@ class LogMetrics:
         self._error_child = partial(metrics.log_errors.labels, name)
         self._states = {state: metrics.log_state.labels(name, state) for state in LOG_STATES}
         self.state("starting")
+        self.delivery(math.nan, None)
 
     def request(self, status: str) -> None:
         """Count one request; `status` is the HTTP status, or `FetchError.status`."""
@@ -93,8 +95,13 @@ class LogMetrics:
         for name, gauge in self._states.items():
             gauge.set(name == state)
 
+    def delivery(self, share: float, cause: DelayCause | None) -> None:
+        """Show what share of the log's growth is read in time, NaN where that is not known, and what holds it back."""
+        self._metrics.delivery.log(self._name, share, cause)
+
     def remove(self) -> None:
         """Take the log's series out of the exposition."""
+        self._metrics.delivery.forget(self._name)
         for metric in self._metrics.of_log_alone:
             metric.remove(self._name)
         self._metrics.trust.forget_log(self._name)
@@ -132,6 +139,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
         self._define_logs()
+        self.delivery = DeliveryMetrics(self.registry)
         self.trust = TrustMetrics(self.registry)
         self._define_decoding()
         self._define_streams()

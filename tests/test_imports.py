@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "certstream"
 
 _DECODING = {"errors", "ct", "certs"}
-_READING = {*_DECODING, "metrics", "client"}
+_READING = {*_DECODING, "delivery_metrics", "metrics", "client"}
 _SERVICE = {
     *_READING,
     "config",
@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "certs": {"errors", "ct"},
     "archive_metrics": set(),
     "trust_metrics": set(),
-    "metrics": {"archive_metrics", "trust_metrics"},
+    "delivery_metrics": set(),
+    "metrics": {"archive_metrics", "delivery_metrics", "trust_metrics"},
     "starting": set(),
     "signals": {"starting"},
     "config": {"errors", "ct"},

@@ -32,6 +32,11 @@ class Following:
         """How each log is doing, in the order of the configuration."""
         return [tailer.status() for tailer in self._tailers.values()]
 
+    def measure(self, busy: float) -> None:
+        """Let each log's tailer look at what is read in time, see LogDelivery."""
+        for tailer in self._tailers.values():
+            tailer.measure(busy)
+
     def begin(self, recipes: Sequence[LogRecipe]) -> None:
         """Follow these as well."""
         for recipe in recipes:

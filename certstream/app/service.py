@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import structlog
 
 from certstream import __version__
+from certstream.app.delivery import DeliveryWatch
 from certstream.app.following import Following
 from certstream.app.notify import ServiceManager, status_line
 from certstream.app.orphans import reap_orphans
@@ -37,6 +38,7 @@ from certstream.config import Config, LoadedConfig
 from certstream.ct.types import EntryBatch, LogInfo
 from certstream.live.dedup import Deduplicator
 from certstream.live.publisher import Publisher
+from certstream.live.share import ShareSettings
 from certstream.live.supervisor import Supervisor
 from certstream.live.tailer import Tailer
 from certstream.metrics import Metrics, watch_loop_lag
@@ -76,8 +78,16 @@ class Service:
     Starts from the state file outwards to the ports, stops in the opposite direction: logs, streams, state.
     """
 
-    def __init__(self, config: Config, logs: Sequence[FollowedLog], warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        logs: Sequence[FollowedLog],
+        warnings: Sequence[str] = (),
+        *,
+        share: ShareSettings | None = None,
+    ) -> None:
         self._config = config
+        self._share = share or ShareSettings()
         self._live = live_settings(config, logs, os.environ)
         self._is_applied = True  # False where a change of them failed midway
         self._warnings = warnings
@@ -110,6 +120,9 @@ class Service:
         self._http = HttpClient(self._live.fetch, self._metrics)
         self._issuers = IssuerCache(self._http)
         self._following = Following(self._tailer, self._metrics)
+        self._delivery = DeliveryWatch(
+            self._following, self._metrics.delivery, lambda: self._live.config.health.min_share, settings=self._share
+        )
         self._serving: StreamServer | None = None
         self._reloader: Reloader[LiveSettings] | None = None
         self._manager = ServiceManager.of(os.environ, lambda: status_line(self.health(), self._hub.clients()))
@@ -162,6 +175,7 @@ class Service:
                 group.create_task(self._state.run(), name="state"),
                 group.create_task(watch_loop_lag(self._metrics), name="loop lag"),
                 group.create_task(self._proven.run(), name="proven"),
+                group.create_task(self._delivery.run(), name="delivery"),
             ]
             if os.getpid() == 1:  # of a container
                 background.append(group.create_task(reap_orphans(), name="orphans"))
@@ -231,7 +245,8 @@ class Service:
 
     async def _publish(self, batch: EntryBatch) -> None:
         if self._archive is not None:
-            await self._archive.before(batch)
+            with self._http.waits(batch.log).on("archive"):
+                await self._archive.before(batch)
         await self._publisher.publish(batch)
 
     def _tailer(self, recipe: LogRecipe) -> Tailer:
@@ -247,6 +262,7 @@ class Service:
             tree_size=0 if position is None else position.tree_size,
             start=followed.start,
             settings=recipe.tail,
+            share=self._share,
         )
 
     def _advance(self, info: LogInfo, index: int, tree_size: int) -> None:
@@ -270,6 +286,7 @@ class Service:
             config.port,
             options=self._options,
             access=self._live.access,
+            readiness=self._delivery.readiness,
         )
 
     def health(self) -> DeepHealth:
@@ -286,6 +303,7 @@ class Service:
             warnings=warnings,
             archive=None if self._archive is None else self._archive.health(),
             jobs=None if self._archive is None else self._archive.job_health(),
+            share=self._delivery.share,
         )
 
     def _announce(self, server: StreamServer) -> None:

@@ -197,6 +197,8 @@ def log_health(status: TailStatus) -> LogHealth:
         lag_s=status.lag_s,
         last_success_s=status.last_success_s,
         last_error=status.last_error,
+        share=None if status.share is None else status.share.share,
+        share_cause=None if status.share is None else status.share.cause,
     )
 
 

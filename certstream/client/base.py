@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from certstream.client.http import HttpClient
+from certstream.client.waits import Waits
 from certstream.ct.types import EntryBatch, LogInfo, TreeHead
 from certstream.errors import FetchError, MalformedError
 
@@ -38,6 +39,10 @@ class LogClient(Protocol):
     @property
     def paused_s(self) -> float:
         """Seconds until the log's operator takes requests again, as a 429 to any of its logs asked for; mostly 0."""
+
+    @property
+    def waits(self) -> Waits:
+        """What reading the log spends its time on; the same object each time."""
 
     async def head(self) -> TreeHead:
         """Return the log's newest word on its tree, unverified. Raises FetchError."""
@@ -74,6 +79,11 @@ class HttpReader:
     def paused_s(self) -> float:
         """Seconds until the log's operator takes requests again."""
         return self._http.pacing.of(self._log.operator).paused_s
+
+    @property
+    def waits(self) -> Waits:
+        """What reading the log spends its time on."""
+        return self._http.waits(self._log)
 
     async def _fetch_head(self, path: str, parse: Callable[[bytes], TreeHead]) -> TreeHead:
         """The tree head at `path`, unverified. Raises FetchError."""

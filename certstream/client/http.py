@@ -22,6 +22,7 @@ from certstream import __version__
 from certstream.client.clock import Clock
 from certstream.client.inflate import BodyBuffer
 from certstream.client.pacing import PaceSettings, Pacing
+from certstream.client.waits import Waits
 from certstream.ct.types import LogInfo
 from certstream.errors import FetchError, RateLimitedError
 from certstream.metrics import Metrics
@@ -120,6 +121,7 @@ class HttpClient:
         self.metrics = metrics
         self.pacing = Pacing(settings.pace, self.clock)
         self._prefetch: dict[str, Prefetch] = {}
+        self._waits: dict[str, Waits] = {}  # by base_url: bounded by the logs that are ever read
         self._session: aiohttp.ClientSession | None = None
         self.apply(settings)
 
@@ -161,16 +163,21 @@ class HttpClient:
         """Return the operator's permits; the same object each time."""
         return self._prefetch.setdefault(operator, Prefetch(self._settings.prefetch))
 
+    def waits(self, log: LogInfo) -> Waits:
+        """Return the account of what reading that log spends its time on; the same object each time."""
+        return self._waits.setdefault(log.base_url, Waits(self.clock.monotonic))
+
     async def get(self, log: LogInfo, path: str, *, cap_bytes: int = SMALL_CAP_BYTES) -> bytes:
         """Return the body of `<base_url>/<path>`, inflated, at most `cap_bytes`.
 
         Waits for the operator's turn first. Raises FetchError, RateLimitedError for a 429.
         """
         url = f"{log.base_url}/{path}"
-        pacer = self.pacing.of(log.operator)
-        async with pacer.turn() as admitted_at:
+        pacer, waits = self.pacing.of(log.operator), self.waits(log)
+        async with pacer.turn(waits) as admitted_at:
             try:
-                body = await self._fetch(url, cap_bytes)
+                with waits.on("answering"):
+                    body = await self._fetch(url, cap_bytes)
             except RateLimitedError as exc:
                 self.metrics.log_request(log.name, exc.status)
                 pacer.limited(admitted_at, exc.retry_after_s)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
 from certstream.client.clock import Clock
+from certstream.client.waits import Waits
 
 MIN_RATE_PER_S: Final = 0.1
 MAX_PAUSE_S: Final = 600.0  # a longer Retry-After is cut: no answer silences an operator for good
@@ -111,13 +112,14 @@ class Pacer:
             self._waiting.cancel()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[float]:
-        """Wait for a turn and hold one slot; gives the time of admission, which `limited` and `answered` want back."""
+    async def turn(self, waits: Waits | None = None) -> AsyncIterator[float]:
+        """Wait for a turn and hold one slot; gives the time of admission, which `limited` and `answered` want back.
+
+        What the pace takes is counted in `waits`; waiting for a slot is not, it waits for the answers to others.
+        """
         async with self._slots:
-            async with self._queue:
-                while (delay := self._delay()) > 0:
-                    await self._wait(delay)
-                now = self._admit()
+            with nullcontext() if waits is None else waits.on("pacing"):
+                now = await self._admission()
             yield now
 
     def limited(self, admitted_at: float, retry_after_s: float | None) -> None:
@@ -137,6 +139,12 @@ class Pacer:
         now = self._clock.monotonic()
         if self._rate is not None and now - self._changed_at >= RECOVERY_S:
             self._speed_up(now)
+
+    async def _admission(self) -> float:
+        async with self._queue:
+            while (delay := self._delay()) > 0:
+                await self._wait(delay)
+            return self._admit()
 
     async def _wait(self, delay_s: float) -> None:
         """Sleep, or until other limits hold."""

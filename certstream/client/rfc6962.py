@@ -23,6 +23,7 @@ class Rfc6962Client(HttpReader):
     def __init__(self, http: HttpClient, log: LogInfo, settings: ReadSettings) -> None:
         super().__init__(http, log)
         self._concurrency = settings.fetch_concurrency
+        self._batch_size = settings.batch_size
         self._pages = Pages(settings.batch_size)
 
     async def head(self) -> TreeHead:
@@ -45,6 +46,7 @@ class Rfc6962Client(HttpReader):
                     flights.add_first(batch.stop, flight.stop)
                 elif not flights:
                     planned = batch.stop
+                self.waits.page(min(self._batch_size, stop - start), len(batch))
                 start = batch.stop
                 yield batch
         finally:

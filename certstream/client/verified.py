@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 
 from certstream.client.base import LogClient, Readable
 from certstream.client.proofs import Prover
+from certstream.client.waits import Waits
 from certstream.ct.edge import TreeEdge, leaf_hashes
 from certstream.ct.signatures import verify_tree_head
 from certstream.ct.types import HASH_BYTES, EntryBatch, LogInfo, TreeHead
@@ -89,6 +90,11 @@ class VerifiedClient:
     def paused_s(self) -> float:
         """Seconds until the log's operator takes requests again."""
         return self._client.paused_s
+
+    @property
+    def waits(self) -> Waits:
+        """What reading the log spends its time on."""
+        return self._client.waits
 
     def edge_at(self, position: int) -> TreeEdge | None:
         """The edge of the first `position` entries, for a later start; None where it is not known or not proven."""
@@ -235,7 +241,8 @@ class VerifiedClient:
 
     async def _proven_edge(self, head: TreeHead, start: int) -> TreeEdge:
         try:
-            return await self._prover.edge(head, start)
+            with self.waits.on("proving"):
+                return await self._prover.edge(head, start)
         except InvalidProofError as exc:
             raise self._wrong(head, start, None, exc) from exc
 
@@ -247,7 +254,8 @@ class VerifiedClient:
 
     async def _check(self, head: TreeHead, edge: TreeEdge) -> None:
         if edge.size < head.tree_size:
-            await self._prover.check_edge(head, edge)
+            with self.waits.on("proving"):
+                await self._prover.check_edge(head, edge)
         elif edge.root() != head.root_hash:
             raise InvalidProofError(f"another root than the head's of {head.tree_size} entries")
 

@@ -42,7 +42,7 @@ class ProtocolsConfig(Section):
     websocket: bool = option(True, "WebSocket streams: /, /full-stream and /domains-only.")
     sse: bool = option(True, "Server-sent events: /sse?stream=lite|full|domains.")
     metrics: bool = option(True, "Prometheus metrics: /metrics.")
-    health: bool = option(True, "Liveness and the state of each log: /health and /health/deep.")
+    health: bool = option(True, "Liveness, readiness, the state of each log: /health, /health/ready, /health/deep.")
     example_json: bool = option(True, "The latest message of each stream: /example.json and the like.")
     api: bool = option(False, "The JSON API: /api/….", inert=True)
 

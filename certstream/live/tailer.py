@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -12,11 +12,14 @@ import structlog
 
 from certstream.client.base import LogClient
 from certstream.client.clock import Clock
+from certstream.client.waits import Activity
 from certstream.ct.types import EntryBatch, LogInfo, TreeHead
-from certstream.errors import FetchError, LogMisbehaviourError, RateLimitedError
+from certstream.errors import FetchError, InvalidProofError, LogMisbehaviourError, RateLimitedError
 from certstream.live.condition import Condition, TailSettings
+from certstream.live.delivery import LogDelivery
 from certstream.live.heads import Heads
 from certstream.live.parts import publishable_parts
+from certstream.live.share import LogShare, ShareSettings
 from certstream.metrics import LogMetrics, LogState
 
 Start: TypeAlias = Literal["head", "beginning"] | int
@@ -55,6 +58,7 @@ class TailStatus:
     lag_s: float | None  # age of the newest entry read: now where more is to be read, else when it was read
     last_success_s: float | None  # Unix time of the last good answer
     last_error: str | None  # of the last failure, also when it is over
+    share: LogShare | None = None  # of what the log grew by; None until it is measured
 
 
 class Tailer:
@@ -77,14 +81,17 @@ class Tailer:
         tree_size: int = 0,
         start: Start = "head",
         settings: TailSettings | None = None,
+        share: ShareSettings | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._client = client
+        self._waits = client.waits
         self._publish = publish
         self._advance = advance
         self._metrics = metrics
         self._settings = settings or TailSettings()
         self._clock = clock or Clock()
+        self._delivery = LogDelivery(client.log, self._waits, metrics, self._clock, share)
         self._condition = Condition(self._settings)
         self._position = position
         self._start = start
@@ -117,7 +124,12 @@ class Tailer:
             lag_s=self._lag_s(),
             last_success_s=self._last_success_s,
             last_error=self._last_error,
+            share=self._delivery.now,
         )
+
+    def measure(self, busy: float) -> None:
+        """Look at what is read in time, see LogDelivery."""
+        self._delivery.measure(busy)
 
     def stop(self) -> bool:
         """Begin nothing more. True where a batch is being published, after which `run` returns; else cancel `run`."""
@@ -135,39 +147,44 @@ class Tailer:
         """Follow the log until `stop`."""
         try:
             while not self._stopping:
-                delay_s = await self._attempt()
+                delay_s, activity = await self._attempt()
                 self._note_state()
                 if not self._stopping:
-                    await self._clock.sleep(delay_s)
+                    with nullcontext() if activity is None else self._waits.on(activity):
+                        await self._clock.sleep(delay_s)
         finally:
             if self._stopping:
                 self._set_state("stopped")
 
-    async def _attempt(self) -> float:
-        """One round; the seconds to wait after it."""
+    async def _attempt(self) -> tuple[float, Activity | None]:
+        """One round; the seconds to wait after it, and what for where it failed."""
         if self._is_paused():
             self._condition.limited()
             self._note_state()
         try:
-            return await self._round()
+            return await self._round(), None
         except RateLimitedError as exc:
             self._last_error = str(exc)
             self._condition.limited()
-            return self._settings.poll_interval_s  # and then the operator's pace holds
+            return self._settings.poll_interval_s, "limited"  # and then the operator's pace holds
         except (FetchError, LogMisbehaviourError) as exc:
             self._last_error = str(exc)
             self._metrics.error(type(exc).__name__)
             self._condition.failed(misbehaved=isinstance(exc, LogMisbehaviourError))
-            return self._clock.backoff(
+            delay_s = self._clock.backoff(
                 self._condition.attempts, self._settings.retry_initial_s, self._condition.backoff_max_s
             )
+            return delay_s, "unproven" if isinstance(exc, InvalidProofError) else "backing_off"
 
     async def _round(self) -> float:
         """Look at the head and read what may be read, up to `round_entries`; the seconds to wait after it."""
-        grew = self._take_head(await self._client.head())
+        with self._waits.on("reading"):
+            head = await self._client.head()
+        grew = self._take_head(head)
         position = self._position
         assert position is not None
         readable = self._client.readable(position, self._heads.tree_size)
+        self._delivery.seen(readable.stop, position)
         stop = min(readable.stop, position - position % self._settings.round_entries + self._settings.round_entries)
         self._condition.catching_up = readable.stop - position > self._settings.catching_up_entries
         if position < stop:
@@ -237,11 +254,15 @@ class Tailer:
 
     async def _read(self, start: int, stop: int) -> None:
         async with aclosing(self._client.batches(start, stop)) as batches:
-            async for batch in batches:
+            while (batch := await self._next(batches)) is not None:
                 for part in publishable_parts(batch, PART_BYTES):
                     await self._hand_over(part)
                     if self._stopping:
                         return
+
+    async def _next(self, batches: AsyncGenerator[EntryBatch, None]) -> EntryBatch | None:
+        with self._waits.on("reading"):
+            return await anext(batches, None)
 
     async def _hand_over(self, batch: EntryBatch) -> None:
         if self._stopping:  # a batch that is begun is finished, so none is begun
@@ -250,10 +271,12 @@ class Tailer:
             raise RuntimeError(f"{self.log.name}: batch of {batch.start} where {self._position} is next")
         self._publishing = True
         try:
-            await self._publish(batch)
+            with self._waits.on("publishing"):
+                await self._publish(batch)
         finally:
             self._publishing = False
         self._position = batch.stop
+        self._delivery.read(batch.stop)
         self._note_entries(batch)
         self._moved()
         self._condition.progressed()

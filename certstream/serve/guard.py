@@ -19,6 +19,7 @@ Stream: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _FULL_RETRY_S: Final = 10  # a client that leaves makes room; when that is, nobody knows
 _SCHEME: Final = "bearer "
+_PROBES: Final = frozenset({"/health", "/health/ready"})  # what asks these must get an answer, and asks for ever
 _STATUSES: Final[dict[RefusalReason, int]] = {
     "no_token": 401,
     "wrong_token": 401,
@@ -89,7 +90,7 @@ class Guard:
         settings, path = self.settings, request.path
         auth = settings.auth
         asked = auth.enabled and _asks_for_token(path, auth, monitoring=monitoring)
-        limited = asked or not (monitoring or path == "/health")
+        limited = asked or not (monitoring or path in _PROBES)
         if settings.allow_origins and cors.is_preflight(request):
             return (self._over_rate(request, "free") if limited else None) or self._preflight(request)
         if not limited or (not asked and settings.rates is None):
@@ -132,7 +133,7 @@ class Guard:
 
 
 def _asks_for_token(path: str, auth: AuthSettings, *, monitoring: bool) -> bool:
-    if path in ("/health", "/health/deep"):
+    if path in _PROBES or path == "/health/deep":
         return auth.protect_health
     if path == "/metrics":
         return auth.protect_metrics

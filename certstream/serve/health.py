@@ -1,4 +1,4 @@
-"""What /health/deep says: each log's state, the archive's, and what follows from them for the service."""
+"""What /health/deep and /health/ready say: how each log and the archive do, and what follows for the service."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ class LogHealth:
     lag_s: float | None  # age of the newest entry read, when it was read
     last_success_s: float | None  # Unix time of the last good answer
     last_error: str | None
+    share: float | None = None  # of what the log grew by lately, read in time; None where it is not measured yet
+    share_cause: str | None = None  # what holds back the rest
+
+
+@dataclass(frozen=True, slots=True)
+class LateLog:
+    """A log that is not read in time."""
+
+    name: str
+    share: float
+    cause: str | None
+    late_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether clients are well served here."""
+
+    reason: str | None = None  # why they are not
+    share: float | None = None  # of all logs together; None where it is not measured yet
+    min_share: float = 0.0
+    logs: Sequence[LateLog] = ()  # the worst, where the share is the reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +100,7 @@ class DeepHealth:
     warnings: Sequence[str] = ()
     archive: ArchiveHealth | None = None  # None: there is none
     jobs: Mapping[str, JobHealth] = field(default_factory=dict)  # by name
+    share: float | None = None  # of all logs together
 
 
 def assess(
@@ -88,6 +111,7 @@ def assess(
     warnings: Sequence[str] = (),
     archive: ArchiveHealth | None = None,
     jobs: Mapping[str, JobHealth] | None = None,
+    share: float | None = None,
 ) -> DeepHealth:
     """Judge the service by its logs: unhealthy when more than half are, degraded when any log is not healthy.
 
@@ -104,7 +128,7 @@ def assess(
         status = "unhealthy"
     jobs = dict(jobs or {})
     found = (*warnings, *_warnings(logs, archive, jobs))
-    return DeepHealth(status, version, uptime_s, tuple(logs), found, archive, jobs)
+    return DeepHealth(status, version, uptime_s, tuple(logs), found, archive, jobs, share)
 
 
 def _warnings(logs: Sequence[LogHealth], archive: ArchiveHealth | None, jobs: Mapping[str, JobHealth]) -> Iterator[str]:
@@ -129,10 +153,22 @@ def to_json(health: DeepHealth, active_connections: int) -> dict[str, Any]:
         "logs_healthy": counts["healthy"],
         "logs_degraded": counts["degraded"],
         "logs_unhealthy": counts["unhealthy"],
+        "share": health.share,
         "warnings": list(health.warnings),
         "logs": [asdict(log) for log in health.logs],
         "archive": None if health.archive is None else asdict(health.archive),
         "jobs": {name: asdict(replace(job, detail=dict(job.detail))) for name, job in health.jobs.items()},
+    }
+
+
+def readiness_json(readiness: Readiness) -> dict[str, Any]:
+    """Return the body of /health/ready."""
+    return {
+        "status": "ready" if readiness.reason is None else "not_ready",
+        "reason": readiness.reason,
+        "share": readiness.share,
+        "min_share": readiness.min_share,
+        "logs": [asdict(log) for log in readiness.logs],
     }
 
 

@@ -52,7 +52,11 @@ class ServeOptions:
     def _monitoring_endpoints(self) -> list[str]:
         lines: list[str] = []
         if self.health:
-            lines += [f"GET     {'/health':<28}is the process alive", f"GET     {'/health/deep':<28}state of each log"]
+            lines += [
+                f"GET     {'/health':<28}is the process alive",
+                f"GET     {'/health/ready':<28}does it keep up with the logs",
+                f"GET     {'/health/deep':<28}state of each log",
+            ]
         if self.metrics:
             lines.append(f"GET     {'/metrics':<28}Prometheus metrics")
         return lines

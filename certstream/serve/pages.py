@@ -9,7 +9,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from certstream.metrics import CONTENT_TYPE, Metrics
-from certstream.serve.health import DeepHealth, to_json
+from certstream.serve.health import DeepHealth, Readiness, readiness_json, to_json
 from certstream.serve.options import ServeOptions
 from certstream.stream.hub import Hub, StreamKind
 
@@ -21,9 +21,17 @@ _NO_CACHE: Final = {"Cache-Control": "no-store"}
 class Pages:
     """The handlers of everything but the streams."""
 
-    def __init__(self, hub: Hub, health: Callable[[], DeepHealth], metrics: Metrics, options: ServeOptions) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        health: Callable[[], DeepHealth],
+        readiness: Callable[[], Readiness],
+        metrics: Metrics,
+        options: ServeOptions,
+    ) -> None:
         self._hub = hub
         self._health = health
+        self._readiness = readiness
         self._metrics = metrics
         self._about = "\n".join((_TITLE, "", *options.endpoints(), ""))
 
@@ -56,6 +64,13 @@ class Pages:
         health = self._health()
         body = orjson.dumps(to_json(health, self._hub.clients()))
         status = 503 if health.status == "unhealthy" else 200
+        return web.Response(status=status, body=body, content_type=_JSON, headers=_NO_CACHE)
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """Tell whether clients are well served here; 503 where they are not, and why."""
+        readiness = self._readiness()
+        body = orjson.dumps(readiness_json(readiness))
+        status = 200 if readiness.reason is None else 503
         return web.Response(status=status, body=body, content_type=_JSON, headers=_NO_CACHE)
 
     async def metrics(self, _request: web.Request) -> web.Response:

@@ -18,7 +18,7 @@ from certstream.serve.access import AccessSettings
 from certstream.serve.arrivals import Bounds, note_requests
 from certstream.serve.connections import Connections
 from certstream.serve.guard import Guard
-from certstream.serve.health import DeepHealth
+from certstream.serve.health import DeepHealth, Readiness
 from certstream.serve.listener import Address, Listener
 from certstream.serve.options import EXAMPLE_PATHS, WEBSOCKET_PATHS, ServeOptions
 from certstream.serve.pages import Pages
@@ -49,6 +49,7 @@ class StreamServer:
         *,
         options: ServeOptions | None = None,
         access: AccessSettings | None = None,
+        readiness: Callable[[], Readiness] = Readiness,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._hub = hub
@@ -56,7 +57,7 @@ class StreamServer:
         self._clock = clock
         self._connections = Connections()
         self._guard = Guard(access or AccessSettings(), metrics)
-        self._pages = Pages(hub, health, metrics, self._options)
+        self._pages = Pages(hub, health, readiness, metrics, self._options)
         self._address = Address(host, port)
         self._refused = metrics.connections_refused
         self._expiry = metrics.tls_certificate_expiry_timestamp_seconds
@@ -184,6 +185,7 @@ class StreamServer:
     def _add_monitoring(self, app: web.Application) -> None:
         if self._options.health:
             app.router.add_get("/health", self._pages.alive)
+            app.router.add_get("/health/ready", self._pages.ready)
             app.router.add_get("/health/deep", self._pages.deep_health)
         if self._options.metrics:
             app.router.add_get("/metrics", self._pages.metrics)

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from certstream.metrics import Metrics
-from certstream.serve.health import DeepHealth, assess
+from certstream.serve.health import DeepHealth, Readiness, assess
 from certstream.serve.options import ServeOptions
 from certstream.serve.server import StreamServer
 from certstream.stream.hub import Hub
@@ -23,7 +23,10 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 class Serve(Protocol):
     def __call__(
-        self, options: ServeOptions | None = None, health: Callable[[], DeepHealth] = ...
+        self,
+        options: ServeOptions | None = None,
+        health: Callable[[], DeepHealth] = ...,
+        readiness: Callable[[], Readiness] = ...,
     ) -> Awaitable[StreamServer]: ...
 
 
@@ -47,9 +50,11 @@ async def serve(hub: Hub, metrics: Metrics) -> AsyncIterator[Serve]:
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(
-            options: ServeOptions | None = None, health: Callable[[], DeepHealth] = no_logs
+            options: ServeOptions | None = None,
+            health: Callable[[], DeepHealth] = no_logs,
+            readiness: Callable[[], Readiness] = Readiness,
         ) -> StreamServer:
-            server = StreamServer(hub, health, metrics, "127.0.0.1", 0, options=options)
+            server = StreamServer(hub, health, metrics, "127.0.0.1", 0, options=options, readiness=readiness)
             return await stack.enter_async_context(server)
 
         yield start

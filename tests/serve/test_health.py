@@ -25,6 +25,8 @@ def log(state: LogState) -> LogHealth:
         lag_s=1.5,
         last_success_s=1790000000.0,
         last_error=None,
+        share=0.25,
+        share_cause="slow_answers",
     )
 
 
@@ -54,7 +56,7 @@ def test_no_logs_are_a_warning_next_to_those_of_the_caller() -> None:
 
 def test_the_answer_has_the_counts_and_every_log() -> None:
     logs = [log("following"), log("degraded"), log("unhealthy")]
-    assert to_json(assess(logs, version="1.2.3", uptime_s=7.5), active_connections=4) == {
+    assert to_json(assess(logs, version="1.2.3", uptime_s=7.5, share=0.5), active_connections=4) == {
         "status": "degraded",
         "version": "1.2.3",
         "uptime_secs": 7.5,
@@ -63,6 +65,7 @@ def test_the_answer_has_the_counts_and_every_log() -> None:
         "logs_healthy": 1,
         "logs_degraded": 1,
         "logs_unhealthy": 1,
+        "share": 0.5,
         "warnings": [],
         "logs": [
             {
@@ -77,6 +80,8 @@ def test_the_answer_has_the_counts_and_every_log() -> None:
                 "lag_s": 1.5,
                 "last_success_s": 1790000000.0,
                 "last_error": None,
+                "share": 0.25,
+                "share_cause": "slow_answers",
             }
             for state in ("following", "degraded", "unhealthy")
         ],

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certstream.serve.health import LogHealth, assess
+from certstream.serve.health import LateLog, LogHealth, Readiness, assess
 from certstream.serve.options import EXAMPLE_PATHS, ServeOptions
 from certstream.serve.server import StreamServer
 from certstream.stream.hub import KINDS, Hub, StreamKind
@@ -85,6 +85,33 @@ async def test_deep_health_is_503_when_the_service_is_unhealthy(serve: Serve, ht
     assert body["active_connections"] == 1
     assert body["logs"][0]["last_error"] == "connection refused"
     assert body["logs"][0]["position"] is None
+
+
+async def test_readiness_is_200_and_says_the_share(serve: Serve, http: aiohttp.ClientSession) -> None:
+    server = await serve(readiness=lambda: Readiness(share=0.75, min_share=0.5))
+    async with http.get(url(server, "/health/ready")) as answer:
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
+        assert await answer.json() == {
+            "status": "ready",
+            "reason": None,
+            "share": 0.75,
+            "min_share": 0.5,
+            "logs": [],
+        }
+
+
+async def test_readiness_is_503_and_says_why_and_which_logs(serve: Serve, http: aiohttp.ClientSession) -> None:
+    late = LateLog("a", 0.1, "slow_answers", 900)
+    server = await serve(readiness=lambda: Readiness("too slow", 0.25, 0.5, [late]))
+    async with http.get(url(server, "/health/ready")) as answer:
+        assert answer.status == 503
+        assert await answer.json() == {
+            "status": "not_ready",
+            "reason": "too slow",
+            "share": 0.25,
+            "min_share": 0.5,
+            "logs": [{"name": "a", "share": 0.1, "cause": "slow_answers", "late_entries": 900}],
+        }
 
 
 async def test_metrics_parse_and_show_the_clients(serve: Serve, http: aiohttp.ClientSession) -> None:

@@ -12,6 +12,7 @@ _OPTIONS: Final = frozenset(
         "log_level",
         "log_format",
         "trusted_proxies",
+        "health.min_share",
         "ct_log.verification",
         "ct_log.verification_max_unproven_entries",
         "ct_log.batch_size",
