@@ -121,7 +121,7 @@ class Service:
         self._issuers = IssuerCache(self._http)
         self._following = Following(self._tailer, self._metrics)
         self._delivery = DeliveryWatch(
-            self._following, self._metrics.delivery, lambda: self._live.config.health.min_share, settings=self._share
+            self._following, self._metrics.delivery, lambda: self._live.min_share, settings=self._share
         )
         self._serving: StreamServer | None = None
         self._reloader: Reloader[LiveSettings] | None = None

@@ -170,6 +170,7 @@ class LiveSettings:
     fetch: FetchSettings
     recipes: tuple[LogRecipe, ...]
     access: AccessSettings
+    min_share: float  # below it the service is not ready
 
     @property
     def infos(self) -> list[LogInfo]:
@@ -180,7 +181,8 @@ class LiveSettings:
 def live_settings(config: Config, logs: Sequence[FollowedLog], environ: Mapping[str, str]) -> LiveSettings:
     """What may change, from the configuration and the logs to follow. Reads a file as `access_settings` does."""
     recipes = tuple(log_recipes(config.ct_log, logs))
-    return LiveSettings(config, fetch_settings(config.ct_log), recipes, access_settings(config, environ))
+    access = access_settings(config, environ)
+    return LiveSettings(config, fetch_settings(config.ct_log), recipes, access, config.health.min_share)
 
 
 def log_health(status: TailStatus) -> LogHealth:

@@ -83,7 +83,7 @@ def with_value(path: str, value: Any) -> dict[str, Any]:
 def taken_up(config: Config) -> tuple[object, ...]:
     """What the running parts are given."""
     live = live_settings(config, configured_logs(config), {})
-    return live.fetch, live.recipes, live.access, config.log_level, config.log_format
+    return live.fetch, live.recipes, live.access, live.min_share, config.log_level, config.log_format
 
 
 @pytest.fixture(scope="module")
