@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backfill": {*_READING, "archive_metrics", "intervals", "progress"},
     "stream": {"errors", "metrics"},
     "serve": {"errors", "metrics", "stream"},
-    "archive": {*_DECODING, "archive_metrics", "durable", "intervals", "locks", "metrics", "progress"},
+    "archive": {*_DECODING, "archive_metrics", "durable", "intervals", "ledger", "locks", "metrics", "progress"},
     "simulator": _DECODING,
     "app": {*_SERVICE, *_ARCHIVE},
     "flags": {"errors", "config"},

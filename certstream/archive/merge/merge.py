@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 from certstream.archive.commit import Committer
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.datafile import DataFile
+from certstream.archive.merge.carried import CarriedTrust
 from certstream.archive.merge.staged import Staged
 from certstream.archive.merge.staging import check_staging
 from certstream.archive.merge.takeover import Takeover, Task
@@ -78,6 +79,7 @@ class Merge:
         self._ended = threading.Event()  # nobody waits for further files
         self._loose: list[DataFile] = []  # complete in main's directory, and not committed
         self._inserted = 0
+        self._carried = CarriedTrust(main.root, staging)
 
     @property
     def inserted(self) -> int:
@@ -116,7 +118,9 @@ class Merge:
         with self._heeding(cancelled):
             staged = self._table()
             self._main.table.open_or_create(staged.form)
-            form = self._main.look().form
+            main = self._main.look()
+        form = main.form
+        self._carried.resume(main)
         tasks = MergeTasks(staged, self._main.coverage, form, self._progress)
         takeover = Takeover(self._main.root, form, self._main.settings, self._check_wanted)
         try:
@@ -180,8 +184,11 @@ class Merge:
 
     def _commit(self, staged_rows: int) -> None:
         self._check()
-        self._inserted += self._main.add(self._loose).inserted
+        self._carried.before(self._loose)
+        done = self._main.add(self._loose)
+        self._inserted += done.inserted
         self._loose = []
+        self._carried.inserted(done.covers)
         self._progress(staged_rows)
 
     def _check_held(self, staged: Staged) -> None:
