@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
-from certstream.app.following import Following
 from certstream.client.clock import Clock
 from certstream.delivery_metrics import DeliveryMetrics
 from certstream.live.share import LogShare, ShareSettings, share_of_all
@@ -20,12 +19,22 @@ _WORST: Final = 5  # logs that are named
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
+class Logs(Protocol):
+    """The logs that are followed."""
+
+    def measure(self, busy: float) -> None:
+        """Look at what is read in time of each, see LogDelivery."""
+
+    def statuses(self) -> list[TailStatus]:
+        """How each is doing."""
+
+
 class DeliveryWatch:
     """Measures the share of each log while `run` runs, and how long that of all together has been too small."""
 
     def __init__(
         self,
-        following: Following,
+        logs: Logs,
         metrics: DeliveryMetrics,
         min_share: Callable[[], float],
         *,
@@ -33,7 +42,7 @@ class DeliveryWatch:
         clock: Clock | None = None,
     ) -> None:
         """`min_share` is asked at each look: it may change."""
-        self._following = following
+        self._logs = logs
         self._metrics = metrics
         self._min_share = min_share
         self._settings = settings or ShareSettings()
@@ -52,8 +61,8 @@ class DeliveryWatch:
 
     def measure(self, busy: float) -> None:
         """Measure once; `busy`, 0 to 1, is how much the event loop was at work since the last time."""
-        self._following.measure(busy)
-        shares = [status.share for status in self._following.statuses() if status.share is not None]
+        self._logs.measure(busy)
+        shares = [status.share for status in self._logs.statuses() if status.share is not None]
         if not shares:
             return
         self.share = share_of_all(shares)
@@ -66,7 +75,7 @@ class DeliveryWatch:
 
     def readiness(self) -> Readiness:
         """Whether to send clients here, and why not."""
-        statuses = self._following.statuses()
+        statuses = self._logs.statuses()
         ready = Readiness(share=self.share, min_share=self._min_share())
         if statuses and all(status.last_success_s is None for status in statuses):
             return Readiness("no log has answered yet", ready.share, ready.min_share)
@@ -93,7 +102,7 @@ class DeliveryWatch:
         if not self._is_said:
             logger.info("service keeps up with its logs again", share=_rounded(self.share))
             return
-        worst = [f"{log.name}: {log.cause}" for log in self._worst(self._following.statuses())]
+        worst = [f"{log.name}: {log.cause}" for log in self._worst(self._logs.statuses())]
         logger.warning("service does not keep up with its logs", share=_rounded(self.share), worst=worst)
 
     @staticmethod
