@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "state": {"durable", "errors", "locks"},
     "client": {*_DECODING, "durable", "evidence", "metrics"},
     "live": _READING,
-    "backfill": {*_READING, "archive_metrics", "intervals", "progress"},
+    "backfill": {*_READING, "archive_metrics", "evidence", "intervals", "ledger", "progress"},
     "stream": {"errors", "metrics"},
     "serve": {"errors", "metrics", "stream"},
     "archive": {*_DECODING, "archive_metrics", "durable", "intervals", "ledger", "locks", "metrics", "progress"},

@@ -64,6 +64,7 @@ class EntryBuffer:
         self._room = asyncio.Event()
         self._changed = asyncio.Event()
         self._crowded = False  # somebody waits in `put`
+        self._emptied = 0  # waits in `emptied`
         self._closed = False
 
     @property
@@ -111,6 +112,17 @@ class EntryBuffer:
         self._held_bytes -= run.size_bytes
         self._room.set()
 
+    async def emptied(self) -> None:
+        """Wait until everything that was put in is released; nothing waits for more to come meanwhile."""
+        self._emptied += 1
+        self._changed.set()
+        try:
+            while self._held_bytes:
+                self._room.clear()
+                await self._room.wait()
+        finally:
+            self._emptied -= 1
+
     def close(self) -> None:
         """Nothing more will be put in."""
         self._closed = True
@@ -134,7 +146,7 @@ class EntryBuffer:
         """How long to wait for more; None while there is nothing."""
         if not self._growing:
             return None
-        if self._crowded or self._closed:
+        if self._crowded or self._closed or self._emptied:
             return 0.0
         oldest = next(iter(self._growing.values()))
         return oldest.begun_at + _PATIENCE_S - asyncio.get_running_loop().time()

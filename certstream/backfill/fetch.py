@@ -52,7 +52,9 @@ class LogFetcher:
         hold: Hold | None = None,
         clock: Clock | None = None,
         bridge: int = 0,
+        headless: bool = False,
     ) -> None:
+        """`headless`: also where none of its tree heads can be believed is the log read, up to what is planned."""
         self._log = plan.log
         self._missing = plan.missing
         self._client = client
@@ -61,6 +63,7 @@ class LogFetcher:
         self._hold = hold
         self._clock = clock or Clock()
         self._bridge = bridge
+        self._headless = headless
         self._patience = Patience(self._log, self._settings, self._clock)
         self._tried: list[tuple[Intervals, str]] = []  # pieces given up, and why
         self._left_out: list[tuple[Intervals, str]] = []  # what was not asked for because of them
@@ -84,6 +87,12 @@ class LogFetcher:
             for missing, error in (*self._tried, *self._left_out)
             for start, stop in missing
         )
+
+    def refuse(self, start: int, stop: int, error: str) -> None:
+        """Count what was given of [start, stop) as failed: it is not what it should be."""
+        missing = self._missing.within(start, stop)
+        if len(missing):
+            self._tried.append((missing, error))
 
     async def read(self) -> None:
         """Read everything that is missing; what fails stands in `failed`."""
@@ -127,6 +136,9 @@ class LogFetcher:
             size = await self._tree_size(int(wanted.start[0]))
             error = f"{self._log.name}: the log's tree has {size} entries only"
         except (FetchError, LogMisbehaviourError) as exc:
+            if self._headless and isinstance(exc, LogMisbehaviourError):
+                logger.warning("log is read though no tree head of it holds", log=self._log.name, error=str(exc))
+                return wanted
             self._note_down(exc)
             error = str(exc)
         self._leave_out(wanted.within(size, MAX_TREE_SIZE), error)

@@ -17,7 +17,7 @@ _TIRED: Final = 20  # pieces given up, after which one attempt each must do
 _TIRED_SHARE: Final = 0.1  # of the first wait, between those
 _STALLS: Final = 8  # requests without an answer, likewise with no patience left
 _REQUEST_S: Final = 30.0  # that one failure may count for: it may have waited for its turn much longer
-_RATE_LIMITED_S: Final = 1.0  # wait after a 429 at least
+RATE_LIMITED_S: Final = 1.0  # wait after a 429 at least
 _REGAINED_S: Final = 1.0
 _QUIET_S: Final = 60.0  # between two failures that are logged
 
@@ -133,4 +133,4 @@ class Patience:
 
     async def wait_for_pace(self, paused_s: float) -> None:
         """Wait after a 429; that takes no patience."""
-        await self._clock.sleep(max(paused_s, _RATE_LIMITED_S))
+        await self._clock.sleep(max(paused_s, RATE_LIMITED_S))

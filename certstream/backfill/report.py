@@ -59,6 +59,8 @@ def log_result(result: Result) -> None:
     figures = {
         "records_written": result.written,
         "records_skipped": result.skipped,
+        "records_verified": result.verified,
+        "records_tainted": result.tainted,
         "logs_done": result.logs_done,
         "logs_failed": result.logs_failed,
         "elapsed_s": round(result.elapsed_s, 1),

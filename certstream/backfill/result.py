@@ -10,7 +10,10 @@ from certstream.ct.types import LogInfo
 
 @dataclass(frozen=True, slots=True)
 class FailedRange:
-    """Indices [start, stop) that a log did not give, also when it was asked once more; they stay missing."""
+    """Indices [start, stop) that a log did not give, or not proven, also when it was asked once more.
+
+    They stay missing.
+    """
 
     log: LogInfo
     start: int
@@ -42,6 +45,8 @@ class Result:
     interrupted: bool
     left: int  # of `planned`, not there at the end; failed ones included
     elapsed_s: float
+    verified: int = 0  # of `written`: proven to stand in a tree that their log has signed
+    tainted: int = 0  # likewise: it was tried, and cannot be proven
 
     @property
     def done(self) -> int:

@@ -14,6 +14,7 @@ from certstream.backfill.destination import Destination, Written
 from certstream.backfill.thread import WorkThread, nothing
 from certstream.ct.types import LogInfo
 from certstream.errors import StorageError
+from certstream.ledger import Trust
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +50,7 @@ class Writer:
         self._settings = settings
         self._on_write = on_write
         self._on_commit = on_commit  # rows by base_url, and what became of them
-        self._queue: asyncio.Queue[tuple[LogInfo, pa.RecordBatch] | None] = asyncio.Queue(_BATCHES)
+        self._queue: asyncio.Queue[tuple[LogInfo, pa.RecordBatch, Trust] | None] = asyncio.Queue(_BATCHES)
         self._pending: Counter[str] = Counter()  # rows written and not committed, by base_url
         self._due_at: float | None = None  # of the event loop's clock
         self._thread = WorkThread("backfill-write")
@@ -59,9 +60,9 @@ class Writer:
         """Rows written and not committed."""
         return self._pending.total()
 
-    async def put(self, log: LogInfo, rows: pa.RecordBatch) -> None:
-        """Hand over rows of one log, at least one, their indices ascending."""
-        await self._queue.put((log, rows))
+    async def put(self, log: LogInfo, rows: pa.RecordBatch, trust: Trust) -> None:
+        """Hand over rows of one log, at least one, their indices ascending, and what is known of them."""
+        await self._queue.put((log, rows, trust))
 
     async def end(self) -> None:
         """Nothing more comes: `run` writes and commits what it was given, and returns."""
@@ -96,13 +97,13 @@ class Writer:
         """
         await self._thread.close(within_s, self._abandon if self._pending else nothing)
 
-    async def _write(self, log: LogInfo, rows: pa.RecordBatch) -> None:
+    async def _write(self, log: LogInfo, rows: pa.RecordBatch, trust: Trust) -> None:
         if self._pending and self.pending + rows.num_rows > self._settings.rows:
             await self._commit()
         if self._due_at is None:
             self._due_at = asyncio.get_running_loop().time() + self._settings.interval_s
         self._pending[log.base_url] += rows.num_rows
-        await self._thread.run(self._destination.write, rows)
+        await self._thread.run(self._destination.write, rows, trust)
         self._on_write(log, rows.num_rows)
 
     async def _commit(self) -> None:

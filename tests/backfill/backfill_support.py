@@ -18,6 +18,7 @@ from certstream.client.base import LogClient
 from certstream.ct.types import LogInfo, LogKind
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
+from certstream.ledger import Trust
 from certstream.simulator.log import SimulatedLog
 from tests.client.reading_support import Reader
 
@@ -29,19 +30,22 @@ class Memory:
         self.visible: list[pa.RecordBatch] = []
         self.pending: list[pa.RecordBatch] = []
         self.commits: list[int] = []  # rows in each
+        self.trust: dict[str, Trust] = {}  # of visible rows, by base_url
+        self._pending_trust: list[tuple[str, Trust]] = []
         self.abandoned = 0
         self.threads: set[str] = set()
         self.archived = archived or Intervals()  # by somebody else meanwhile
         self.on_write: Callable[[pa.RecordBatch], None] = lambda rows: None
         self.on_commit: Callable[[], None] = lambda: None
 
-    def write(self, rows: pa.RecordBatch) -> None:
+    def write(self, rows: pa.RecordBatch, trust: Trust) -> None:
         self.threads.add(threading.current_thread().name)
         indices = rows["cert_index"].to_numpy()
         assert (np.diff(indices) > 0).all()
         assert len(rows["source_url"].unique()) == 1
         self.on_write(rows)
         self.pending.append(rows)
+        self._pending_trust.append((rows["source_url"][0].as_py(), trust))
 
     def commit(self) -> Written:
         self.threads.add(threading.current_thread().name)
@@ -54,12 +58,16 @@ class Memory:
             self.visible.append(rows.filter(pa.array(~there)))
         self.commits.append(inserted + skipped)
         self.pending = []
-        return Written(inserted, skipped)
+        found, self._pending_trust = self._pending_trust, []
+        for url, trust in found:
+            self.trust[url] = self.trust.get(url, Trust()).and_then(trust)
+        verified, tainted = (sum(known.count for known in each) for each in zip(*map(_both, found), strict=True))
+        return Written(inserted, skipped, verified, tainted)
 
     def abandon(self) -> None:
         self.threads.add(threading.current_thread().name)
         self.abandoned += 1
-        self.pending = []
+        self.pending, self._pending_trust = [], []
 
     def indices(self, log: LogInfo) -> list[int]:
         """What is visible of a log, in the order in which it was written."""
@@ -78,6 +86,10 @@ class Memory:
 
     def rows(self) -> list[dict[str, Any]]:
         return [row for rows in self.visible for row in rows.to_pylist()]
+
+
+def _both(found: tuple[str, Trust]) -> tuple[Intervals, Intervals]:
+    return found[1].verified, found[1].tainted
 
 
 def fails(after: int) -> Callable[[pa.RecordBatch], None]:

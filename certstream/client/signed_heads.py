@@ -1,0 +1,72 @@
+"""A log's heads, each verified against the log's key; its entries as they come."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+from certstream.client.base import LogClient, Readable
+from certstream.ct.signatures import verify_tree_head
+from certstream.ct.types import EntryBatch, LogInfo, TreeHead
+from certstream.errors import InvalidSignatureError, LogMisbehaviourError
+from certstream.evidence import Case
+
+_HEADS: Final = 16  # remembered; frontends of a log lag a few heads behind each other
+
+
+class SignedHeads:
+    """A LogClient whose `head` is signed by the log; entries are not proven here, but `covering` says under what head.
+
+    For reading out of order; who follows a log has VerifiedClient.
+    """
+
+    def __init__(self, client: LogClient, key: bytes, evidence: Callable[[Case], None]) -> None:
+        """`key`: the log's SubjectPublicKeyInfo. `evidence` is called in the event loop and must not raise."""
+        self._client = client
+        self._key = key
+        self._evidence = evidence
+        self._heads: dict[int, TreeHead] = {}  # by tree size, in the order in which they came
+
+    @property
+    def log(self) -> LogInfo:
+        """The log that is read."""
+        return self._client.log
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the log's operator takes requests again."""
+        return self._client.paused_s
+
+    def covering(self, stop: int) -> TreeHead | None:
+        """The first head that came of those with entries up to `stop`: what is proven under it stays so."""
+        return next((head for size, head in self._heads.items() if size >= stop), None)
+
+    async def head(self) -> TreeHead:
+        """Return the log's newest word on its tree, its signature verified.
+
+        Raises FetchError; LogMisbehaviourError where the signature does not hold, or where it signed another root for
+        the same size before.
+        """
+        head = await self._client.head()
+        try:
+            verify_tree_head(head, self._key)
+        except InvalidSignatureError as exc:
+            error = f"{self.log.name}: {exc}"
+            self._evidence(Case("signature", self.log, error, [head]))
+            raise InvalidSignatureError(error) from exc
+        known = self._heads.setdefault(head.tree_size, head)
+        if known.root_hash != head.root_hash:
+            error = f"{self.log.name}: another root than before for a tree of {head.tree_size} entries"
+            self._evidence(Case("two_roots", self.log, error, [known, head]))
+            raise LogMisbehaviourError(error)
+        if len(self._heads) > _HEADS:
+            del self._heads[next(iter(self._heads))]
+        return head
+
+    def readable(self, position: int, tree_size: int) -> Readable:
+        """Say how far to read now, see LogClient."""
+        return self._client.readable(position, tree_size)
+
+    def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
+        """Yield the entries of [start, stop) in order, see LogClient."""
+        return self._client.batches(start, stop)
