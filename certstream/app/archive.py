@@ -26,6 +26,7 @@ from certstream.app.proven import ProvenRows
 from certstream.app.reread import Rereader
 from certstream.app.settings import log_client
 from certstream.app.upkeep import UpkeepTask
+from certstream.app.verification import Verifying
 from certstream.archive.commit import Committer
 from certstream.archive.merge.staging import check_staging
 from certstream.archive.sink.sink import Sink
@@ -62,10 +63,11 @@ class ArchiveParts:
         state: StateStore,
         metrics: Metrics,
         proven: ProvenRows,
+        verifying: Verifying,
         *,
         live_first: Callable[[], Awaitable[None]],
     ) -> None:
-        """`proven` is told which rows are committed.
+        """`proven` is told which rows are committed; `verifying` says how what is read for the archive is verified.
 
         Raises ConfigError where a table may not lie where it is configured.
         """
@@ -90,7 +92,14 @@ class ArchiveParts:
         self._issuers = IssuerCache(self._http)
         self._rereader = Rereader(self.sink, self._client, retry_settings(config.ct_log), hold=live_first)
         self.jobs = Jobs(
-            config, Tables(main, staging), logs, metrics, ready=self._known, ceilings=self._ceilings, hold=live_first
+            config,
+            Tables(main, staging),
+            logs,
+            metrics,
+            verifying,
+            ready=self._known,
+            ceilings=self._ceilings,
+            hold=live_first,
         )
         self._upkeep = UpkeepTask(main, config, metrics.archive)
         self._parts = AsyncExitStack()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import structlog
 
 from certstream.app.settings import fetch_settings, log_client
+from certstream.app.verification import Verifying
 from certstream.archive import storage
 from certstream.archive.commit import Committer
 from certstream.archive.coverage import Coverage
@@ -34,8 +36,9 @@ from certstream.client.http import FetchSettings, HttpClient
 from certstream.client.issuers import IssuerCache
 from certstream.config import BackfillConfig, Config, CtLogConfig
 from certstream.ct.types import LogInfo
-from certstream.errors import ConfigError
+from certstream.errors import ConfigError, StorageError
 from certstream.intervals import Intervals
+from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.metrics import Metrics
 from certstream.progress import Progress
 
@@ -157,23 +160,54 @@ def _target(log: LogInfo, ceiling: Ceiling | None, archived: Intervals, dropped:
 
 
 class TableDestination:
-    """A table as a backfill writes to it."""
+    """A table as a backfill writes to it; what is known of its rows is noted beside it, behind their commit.
+
+    Where that cannot be noted, it is tried again with the next commit: until then the rows count as not verified.
+    """
 
     def __init__(self, root: Path, form: TableFormat, settings: WriteSettings) -> None:
         self._writer = DenseWriter(Committer(root, form=form, settings=settings))
+        self._ledger = Ledger(ledger_beside(root))
+        self._found: dict[str, Trust] = {}  # of rows that are written and not committed
+        self._due: dict[str, Trust] = {}  # of committed ones, and not noted yet
 
-    def write(self, rows: pa.RecordBatch) -> None:
+    def write(self, rows: pa.RecordBatch, trust: Trust) -> None:
         """Take rows that nobody sees yet. Raises StorageError."""
         self._writer.write(rows)
+        if trust:
+            _add(self._found, rows.column("source_url")[0].as_py(), trust)
 
     def commit(self) -> Written:
         """Make everything written visible. Raises StorageError."""
+        found, self._found = self._found, {}
         done = self._writer.commit()
-        return Written(done.inserted, done.skipped)
+        there = {url: trust.within(done.covers.get(url, Intervals())) for url, trust in found.items()}
+        for url, trust in there.items():
+            _add(self._due, url, trust)
+        self._note()
+        verified, tainted = (sum(counts) for counts in zip((0, 0), *map(_counts, there.values()), strict=True))
+        return Written(done.inserted, done.skipped, verified, tainted)
+
+    def _note(self) -> None:
+        try:
+            self._ledger.note(self._due)
+        except StorageError as exc:
+            log.warning("what is verified cannot be noted, it is kept and tried again", error=str(exc))
+        else:
+            self._due = {}
 
     def abandon(self) -> None:
         """Remove what was written and not committed."""
+        self._found = {}
         self._writer.abandon()
+
+
+def _counts(trust: Trust) -> tuple[int, int]:
+    return trust.verified.count, trust.tainted.count
+
+
+def _add(trusts: dict[str, Trust], url: str, found: Trust) -> None:
+    trusts[url] = trusts.get(url, Trust()).and_then(found)
 
 
 async def fill(
@@ -183,6 +217,7 @@ async def fill(
     stop: asyncio.Event,
     *,
     metrics: Metrics,
+    verifying: Verifying,
     outcome: ArchiveMetrics | None = None,
     progress: Progress | None = None,
     hold: Hold | None = None,
@@ -209,6 +244,8 @@ async def fill(
             progress=progress,
             metrics=outcome,
             hold=hold,
+            verification=partial(verifying.of, http),
+            altered=verifying.altered,
         )
         return await work.run(stop)
 

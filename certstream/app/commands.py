@@ -24,11 +24,12 @@ from certstream.app.backfill import (
     survey,
     write_settings,
 )
-from certstream.app.log_keys import command_logs
+from certstream.app.log_keys import command_logs, refuse_without_keys
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.owners import refuse_as_root
 from certstream.app.threads import in_thread
 from certstream.app.upkeep import maintained
+from certstream.app.verification import Verifying, command_verifying, evidence_directory, say_unverified
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge import staging as staging_tables
 from certstream.archive.storage import local_path
@@ -63,7 +64,7 @@ def backfill(
     tables = _tables(config, staging_path)
     _refuse_as_root(config, tables, "backfill")
     say_starting(tables, start)
-    followed = chosen_logs([each.info for each in command_logs(config)], logs, "--logs")
+    followed, verifying = readable_logs(config, logs)
     ceilings = _ceilings(config)
     if not any(each.base_url in ceilings for each in followed):
         log.info(NOTHING, reason="no configured log has a position in the state file", file=config.ct_log.state_file)
@@ -75,11 +76,30 @@ def backfill(
         print(plan_table(surveyed.plan, bytes_per_row=surveyed.bytes_per_row, free_bytes=surveyed.free_bytes), end="")
         return 0
     with held(tables.staging):
-        return _run(_backfill(config, tables, followed, ceilings, start))
+        return _run(_backfill(config, tables, followed, ceilings, start, verifying))
+
+
+def readable_logs(config: Config, text: str | None) -> tuple[list[LogInfo], Verifying]:
+    """The logs that a command reads, of all or of those with `text` in their name or URL, and how they are verified.
+
+    Raises ConfigError where there are none, and where one may be read only verified and its key is not known.
+    """
+    known = command_logs(config)
+    infos = chosen_logs([each.info for each in known], text, "--logs")
+    chosen = [each for each in known if each.info in infos]
+    refuse_without_keys(chosen, config)
+    say_unverified(chosen)
+    modes = {each.info.base_url: each.verification for each in chosen}
+    return list(infos), command_verifying(modes, evidence_directory(config))
 
 
 async def _backfill(
-    config: Config, tables: Tables, logs: Sequence[LogInfo], ceilings: Mapping[str, Ceiling], start: int | None
+    config: Config,
+    tables: Tables,
+    logs: Sequence[LogInfo],
+    ceilings: Mapping[str, Ceiling],
+    start: int | None,
+    verifying: Verifying,
 ) -> int:
     with Signals(hang_up_ends=True) as signals:
         try:
@@ -89,7 +109,14 @@ async def _backfill(
             return 0
         progress = Progress("backfill", surveyed.plan.totals(), sys.stderr)
         result = await fill(
-            config, surveyed, tables, signals.stop, metrics=Metrics(), progress=progress, settings=_ALONE
+            config,
+            surveyed,
+            tables,
+            signals.stop,
+            metrics=Metrics(),
+            verifying=verifying,
+            progress=progress,
+            settings=_ALONE,
         )
     return 1 if result.failed else 0
 

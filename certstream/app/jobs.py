@@ -25,6 +25,7 @@ from certstream.app.backfill import (
 )
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.threads import in_thread
+from certstream.app.verification import Verifying
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge.staging import check_staging
 from certstream.backfill.buffer import RunSize
@@ -53,6 +54,7 @@ class Jobs:
         tables: Tables,
         logs: Sequence[LogInfo],
         metrics: Metrics,
+        verifying: Verifying,
         *,
         ready: Callable[[], Awaitable[None]],
         ceilings: Callable[[], Mapping[str, Ceiling]],
@@ -65,6 +67,7 @@ class Jobs:
         self._tables = tables
         self._logs = chosen_logs(logs, config.backfill.logs, "backfill.logs")
         self._metrics = metrics
+        self._verifying = verifying
         self._ready = ready
         self._ceilings = ceilings
         self._hold = hold
@@ -163,6 +166,7 @@ class Jobs:
                 tables,
                 self._stop,
                 metrics=self._metrics,
+                verifying=self._verifying,
                 outcome=self._metrics.archive,
                 progress=self._progress,
                 hold=self._hold,
@@ -172,7 +176,7 @@ class Jobs:
         finally:
             self._progress = self._http = None
         self._detail("backfill", written=result.written, failed_ranges=len(result.failed), left=result.left)
-        error = f"{len(result.failed)} ranges could not be fetched" if result.failed else None
+        error = f"{len(result.failed)} ranges could not be fetched, or not proven" if result.failed else None
         state: JobState = "interrupted" if result.interrupted else "failed" if result.failed else "succeeded"
         self._health["backfill"] = replace(self._health["backfill"], state=state, ended_s=self._clock(), error=error)
         return result

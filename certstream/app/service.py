@@ -129,9 +129,16 @@ class Service:
 
     def _archive_parts(self) -> ArchiveParts:
         from certstream.app.archive import ArchiveParts  # and its libraries, which streaming alone does not need
+        from certstream.app.verification import Verifying
 
         return ArchiveParts(
-            self._config, self._live.infos, self._state, self._metrics, self._proven, live_first=self._live_first
+            self._config,
+            self._live.infos,
+            self._state,
+            self._metrics,
+            self._proven,
+            Verifying(lambda _log: "off", lambda _case: None),
+            live_first=self._live_first,
         )
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from certstream.client.base import LogClient, Readable
+from certstream.client.waits import Waits
 from certstream.ct.signatures import verify_tree_head
 from certstream.ct.types import EntryBatch, LogInfo, TreeHead
 from certstream.errors import InvalidSignatureError, LogMisbehaviourError
@@ -36,6 +37,11 @@ class SignedHeads:
     def paused_s(self) -> float:
         """Seconds until the log's operator takes requests again."""
         return self._client.paused_s
+
+    @property
+    def waits(self) -> Waits:
+        """What reading the log spends its time on."""
+        return self._client.waits
 
     def covering(self, stop: int) -> TreeHead | None:
         """The first head that came of those with entries up to `stop`: what is proven under it stays so."""

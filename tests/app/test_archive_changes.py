@@ -12,6 +12,7 @@ import pytest
 
 from certstream.app.archive import ArchiveParts
 from certstream.app.proven import ProvenRows
+from certstream.app.verification import Verifying
 from certstream.config import Config
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
@@ -21,6 +22,8 @@ from certstream.simulator.server import SimulatorServer
 from certstream.state import StateStore
 from tests.archive.archive_support import held, log_info
 from tests.archive.sink_support import positions
+
+OFF = Verifying(lambda _log: "off", lambda _case: None)
 
 
 async def at_once() -> None:
@@ -33,7 +36,7 @@ def config(root: Path, **sections: Any) -> Config:
 
 @asynccontextmanager
 async def working(settings: Config, logs: list[LogInfo], state: StateStore) -> AsyncIterator[ArchiveParts]:
-    parts = ArchiveParts(settings, logs, state, Metrics(), ProvenRows(None), live_first=at_once)
+    parts = ArchiveParts(settings, logs, state, Metrics(), ProvenRows(None), OFF, live_first=at_once)
     async with parts:
         running = asyncio.create_task(parts.run())
         try:
@@ -104,7 +107,9 @@ async def test_logs_come_and_go_with_what_reads_them_again(tmp_path: Path) -> No
 
 def test_logs_that_no_backfill_could_be_of_are_refused(tmp_path: Path) -> None:
     settings = config(tmp_path, backfill={"logs": "log0"})
-    parts = ArchiveParts(settings, [log_info(0)], StateStore(None), Metrics(), ProvenRows(None), live_first=at_once)
+    parts = ArchiveParts(
+        settings, [log_info(0)], StateStore(None), Metrics(), ProvenRows(None), OFF, live_first=at_once
+    )
     parts.check(settings, [log_info(0), log_info(1)])
     with pytest.raises(ConfigError, match=r"backfill\.logs: no log has 'log0'"):
         parts.check(settings, [log_info(1)])
