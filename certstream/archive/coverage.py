@@ -243,13 +243,13 @@ def _runs(batch: pa.RecordBatch) -> Iterator[tuple[str, Intervals]]:
 
 
 class CoverageCache:
-    """What key columns said, in `_certstream/coverage.arrow`: one row per file, log and interval.
+    """What key columns said, in `_certstream/<name>`: one row per file, log and interval.
 
     Only a help: it is never read for a file that the table does not name, and made anew where it is missing or broken.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / storage.SIDE / "coverage.arrow"
+    def __init__(self, root: Path, name: str = "coverage.arrow") -> None:
+        self._path = root / storage.SIDE / name
 
     def load(self) -> dict[str, FileCover]:
         """What is remembered, by path; nothing where that cannot be read."""

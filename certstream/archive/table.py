@@ -31,6 +31,7 @@ from certstream.archive.schema import NATIVE, PARTITION, TableFormat
 from certstream.durable import sync_directory, sync_file
 from certstream.errors import StorageError, TableError
 from certstream.intervals import Intervals
+from certstream.ledger import ledger_beside
 
 _CONFIGURATION: Final = {"delta.dataSkippingStatsColumns": "cert_index,source_url,seen,not_before,not_after"}
 _RETENTION: Final = "delta.deletedFileRetentionDuration"
@@ -107,16 +108,20 @@ class Snapshot:
         paths = self._actions.column("path")
         return self._actions.filter(pc.is_in(paths, value_set=pa.array(wanted, paths.type)))
 
+    def statistics(self, *names: str, but: AbstractSet[str] = frozenset()) -> Iterator[tuple[Any, ...]]:
+        """The path of each file without those named, and these of its flattened statistics, None where it has none."""
+        rows = self._without(but)
+        present = frozenset(rows.column_names)
+        nothing = [None] * len(rows)
+        columns = [rows.column(name).to_pylist() if name in present else nothing for name in ("path", *names)]
+        return zip(*columns, strict=True)
+
     def dense_spans(self, but: AbstractSet[str] = frozenset()) -> dict[str, tuple[str, int, int]]:
         """Log and indices [start, stop) by path, of the files marked dense whose statistics agree with that."""
-        rows = self._without(but)
-        names = ("path", "num_records", "min.source_url", "max.source_url", "min.cert_index", "max.cert_index")
-        if any(name not in rows.column_names for name in names):
-            return {}
-        columns = zip(*(rows.column(name).to_pylist() for name in names), strict=True)
+        names = ("num_records", "min.source_url", "max.source_url", "min.cert_index", "max.cert_index")
         return {
             path: (url, low, high + 1)
-            for path, count, url, last_url, low, high in columns
+            for path, count, url, last_url, low, high in self.statistics(*names, but=but)
             if url is not None and url == last_url and low is not None and high is not None
             if count == high - low + 1 and is_dense(path)
         }
@@ -347,6 +352,7 @@ class Table:
         if not storage.is_vacant(self.root):
             raise TableError(f"{self.root}: is a directory with other things in it and no Delta table")
         storage.make_directory(self.root)
+        storage.remove(ledger_beside(self.root))  # of a table that was here before
         try:
             with storage_errors(self.root, CommitFailedError):
                 DeltaTable.create(

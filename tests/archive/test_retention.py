@@ -22,6 +22,7 @@ from certstream.archive.upkeep.retention import DroppedRows, drop_old, first_kep
 from certstream.archive.upkeep.upkeep import Upkeep
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
+from certstream.ledger import Ledger, Trust, ledger_beside
 from tests.archive.archive_support import committed_files, data_files, held, rows, url
 from tests.archive.upkeep_support import (
     OPEN,
@@ -334,3 +335,21 @@ def test_the_log_is_cleaned_behind_a_checkpoint(tmp_path: Path) -> None:
     versions = len(list((tmp_path / "_delta_log").iterdir()))
     upkeep(tmp_path)
     assert len(list((tmp_path / "_delta_log").iterdir())) == versions
+
+
+def test_what_is_known_of_dropped_rows_is_forgotten(tmp_path: Path) -> None:
+    fill_old_and_young(tmp_path)
+    fill(tmp_path, range(10, 15), date=days_ago(3))
+    ledger = Ledger(ledger_beside(tmp_path))
+    ledger.note({A: Trust(Intervals.of((0, 8), (10, 15)), Intervals.of((8, 10)))})
+    assert drop_old(Committer(tmp_path), datetime.now(UTC).date(), 30).rows == 10
+    assert ledger.read() == {A: Trust(Intervals.of((10, 15)))}
+
+
+def test_a_ledger_that_cannot_forget_stops_no_retention(tmp_path: Path) -> None:
+    fill_old_and_young(tmp_path)
+    ledger_beside(tmp_path).mkdir(parents=True)
+    with structlog.testing.capture_logs() as logs:
+        assert drop_old(Committer(tmp_path), datetime.now(UTC).date(), 30).rows == 10
+    assert "what was verified of dropped rows cannot be forgotten" in [line["event"] for line in logs]
+    assert held(tmp_path) == {B: [0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from certstream.archive.table import Snapshot, Table, rebuilt_stats
 from certstream.certs.arrow import SCHEMA
 from certstream.errors import StorageError, TableError
 from certstream.intervals import Intervals
+from certstream.ledger import Ledger, Trust, ledger_beside
 from tests.archive.archive_support import DATE, held, make_reference_table, reference_schema, rows, url
 
 A = url(0)
@@ -247,3 +249,14 @@ def test_statistics_of_a_file_are_told_of_it_again_with_true_keys(tmp_path: Path
     (copied,) = again.files()
     assert copied.stats["min.not_before"] == 1_700_000_003
     assert held(copy) == {url(3) + "x" * 80: [3, 4, 5]}
+
+
+def test_a_table_that_is_made_anew_knows_nothing_of_the_rows_of_the_one_before(tmp_path: Path) -> None:
+    Table(tmp_path).open_or_create()
+    ledger = Ledger(ledger_beside(tmp_path))
+    ledger.note({"https://log.example": Trust(Intervals.of((0, 10)))})
+    Table(tmp_path).open_or_create()
+    assert ledger.read() != {}
+    shutil.rmtree(tmp_path / "_delta_log")
+    Table(tmp_path).open_or_create()
+    assert ledger.read() == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -14,11 +13,14 @@ import structlog
 
 from certstream.archive import storage
 from certstream.archive.commit import Committer
+from certstream.archive.coverage import Covers, grouped
 from certstream.archive.datafile import DENSE, MIXED
 from certstream.archive.schema import PARTITION
 from certstream.archive.table import Snapshot, TableFile
 from certstream.archive.upkeep.compaction_plan import is_day
+from certstream.errors import StorageError
 from certstream.intervals import Intervals
+from certstream.ledger import Ledger, ledger_beside
 
 # Application transactions: what of `delta.deletedFileRetentionDuration` is this program's, and what it was before
 _SET: Final = "certstream.retention:set"
@@ -42,21 +44,22 @@ def drop_old(committer: Committer, today: date, days: int) -> DroppedRows:
 
     Their indices are recorded before: they are no gap, and are not fetched again. Raises StorageError.
     """
-    rows = 0
+    rows, covers = 0, dict[str, Intervals]()
 
     def choose(snapshot: Snapshot) -> Sequence[TableFile]:
-        nonlocal rows
+        nonlocal rows, covers
         dated = [file for file in snapshot.files() if is_day(file.date)]
         first = first_kept({date.fromisoformat(file.date) for file in dated}, today, days)
         old = [file for file in dated if date.fromisoformat(file.date) < first]
         # Of this very snapshot, which the commit follows: rows that came since the last attempt are recorded as well
-        rows = _record(committer, old)
+        rows, covers = _record(committer, old)
         return old
 
     removed = committer.remove(choose)
     dates = sorted({file.date for file in removed})
     if dates:
         log.info("old partitions dropped", partitions=len(dates), first=dates[0], last=dates[-1], rows=rows)
+        _forget(committer.root, covers)
     return DroppedRows(len(dates), rows if dates else 0)
 
 
@@ -88,18 +91,21 @@ def _back(day: date, days: int) -> date:
         return date.min
 
 
-def _record(committer: Committer, files: Iterable[TableFile]) -> int:
-    """Record durably what files hold; how many rows that are."""
-    rows = 0
-    parts: dict[str, list[Intervals]] = defaultdict(list)
-    for file in files:
-        cover = committer.coverage.file(file.path)
-        rows += cover.rows
-        for url, intervals in cover.covers.items():
-            parts[url].append(intervals)
-    if parts:
-        committer.dropped.add({url: Intervals.union_of(sets) for url, sets in parts.items()})
-    return rows
+def _record(committer: Committer, files: Iterable[TableFile]) -> tuple[int, dict[str, Intervals]]:
+    """Record durably what files hold; how many rows that are, and which."""
+    held = [committer.coverage.file(file.path) for file in files]
+    covers = grouped(cover.covers for cover in held)
+    if covers:
+        committer.dropped.add(covers)
+    return sum(cover.rows for cover in held), covers
+
+
+def _forget(root: Path, covers: Covers) -> None:
+    """Rows that come again some day are not those of which something is known."""
+    try:
+        Ledger(ledger_beside(root)).forget(covers)
+    except StorageError as exc:
+        log.warning("what was verified of dropped rows cannot be forgotten", error=str(exc))
 
 
 def retention(committer: Committer, hours: int) -> int:
