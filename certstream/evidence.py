@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import orjson
 import structlog
@@ -23,10 +23,11 @@ from certstream.ct.types import LogInfo, TreeHead
 from certstream.durable import write_file
 
 CaseKind: TypeAlias = Literal["wrong_leaf", "wrong_root", "two_roots", "inconsistent", "signature", "altered_precert"]
+CASE_KINDS: Final[tuple[CaseKind, ...]] = get_args(CaseKind)
+MARKS_AN_ENTRY: Final[frozenset[CaseKind]] = frozenset({"altered_precert"})  # and not its log
 
 _MOST_OF_A_LOG: Final = 100  # files; further cases are logged and counted, not written
 _MOST: Final = 1_000  # of all logs
-_ALTERED: Final = "altered_precert"
 _MOST_ALTERED: Final = 10  # files of a log about such entries, which leave the room above to what makes it suspect
 _MOST_BYTES: Final = 256 << 10  # of one file; what is longer is cut and said so
 _NAME: Final = re.compile(r"(?P<log>[0-9a-f]{16})-(?P<kind>[a-z_]+)-(?P<case>[0-9a-f]{16})\.json")
@@ -67,6 +68,7 @@ class EvidenceStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._full: set[tuple[str, bool]] = set()  # of what it was said that there is much already
 
     def record(self, case: Case, noted_s: float) -> Path | None:
         """Write a case that is not there yet; `noted_s` is Unix time. Its file, None where none could be written."""
@@ -76,13 +78,7 @@ class EvidenceStore:
             there = self._names()
             if name in there:
                 return path
-            if not _has_room(name, there):
-                logger.warning(
-                    "there is much evidence already, this is not kept",
-                    log=case.log.name,
-                    case=case.kind,
-                    error=case.error,
-                )
+            if self._is_full(case, there):
                 return None
             self._write(path, _document(case, noted_s))
         except OSError as exc:
@@ -93,13 +89,31 @@ class EvidenceStore:
         )
         return path
 
+    def _is_full(self, case: Case, there: set[str]) -> bool:
+        """Whether no more of that kind is kept; said once for each log, until there is room."""
+        marks_entry = case.kind in MARKS_AN_ENTRY
+        alike = [each["log"] for name in there if (each := _NAME.fullmatch(name)) and _marks_entry(each) == marks_entry]
+        of_log, place = alike.count(_log_key(case.log.base_url)), (case.log.base_url, marks_entry)
+        if of_log < (_MOST_ALTERED if marks_entry else _MOST_OF_A_LOG) and (marks_entry or len(alike) < _MOST):
+            self._full.discard(place)
+            return False
+        if place not in self._full:
+            logger.warning(
+                "there is much evidence already, further cases are not kept",
+                log=case.log.name,
+                case=case.kind,
+                error=case.error,
+            )
+        self._full.add(place)
+        return True
+
     def suspects(self, logs: Sequence[LogInfo]) -> dict[str, int]:
         """How many cases that make it suspect lie there about each of the logs, by base_url; others are not in it.
 
         Raises OSError where the directory cannot be read.
         """
         found = (_NAME.fullmatch(name) for name in self._names())
-        counts = Counter(each["log"] for each in found if each is not None and each["kind"] != _ALTERED)
+        counts = Counter(each["log"] for each in found if each is not None and not _marks_entry(each))
         by_url = {log.base_url: counts[_log_key(log.base_url)] for log in logs}
         return {url: count for url, count in by_url.items() if count}
 
@@ -114,13 +128,8 @@ class EvidenceStore:
         write_file(path, document)
 
 
-def _has_room(name: str, there: set[str]) -> bool:
-    altered = {other for other in there if f"-{_ALTERED}-" in other}
-    of_log = name[:17]
-    if f"-{_ALTERED}-" in name:
-        return sum(other.startswith(of_log) for other in altered) < _MOST_ALTERED
-    others = there - altered
-    return sum(other.startswith(of_log) for other in others) < _MOST_OF_A_LOG and len(others) < _MOST
+def _marks_entry(name: re.Match[str]) -> bool:
+    return name["kind"] in MARKS_AN_ENTRY
 
 
 def _log_key(base_url: str) -> str:

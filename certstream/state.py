@@ -1,10 +1,11 @@
 """`certstream_state.json`: where the reading of each log stands.
 
     {"version": 1, "logs": {"<url>": {"current_index": n, "tree_size": n, "last_success": Unix s, "start_index": n,
-                                      "archive_start": n}}}
+                                      "archive_start": n, "edge": base64}}}
 
 `current_index` is the next index to read, `start_index` where following began, `archive_start` where the archive of a
-log begins, there only as long as the archive's table cannot be relied on to say so. Only `current_index` is needed;
+log begins, there only as long as the archive's table cannot be relied on to say so. `edge` is the right edge of the
+log's tree before `current_index` (`TreeEdge.to_bytes`), there where that is proven. Only `current_index` is needed;
 what else stands in the file, fields and logs that nobody asks for, is kept as it is. Beside the file lie `.lock` (who
 uses it), `.prev` (the generation before) and, while it is written, `.tmp`.
 """
@@ -12,6 +13,7 @@ uses it), `.prev` (the generation before) and, while it is written, `.tmp`.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import shutil
 import threading
@@ -24,8 +26,9 @@ from typing import Any, Final, Literal, Self
 import orjson
 import structlog
 
+from certstream.ct.edge import TreeEdge
 from certstream.durable import sync_directory
-from certstream.errors import StateError, StorageError
+from certstream.errors import MalformedError, StateError, StorageError
 from certstream.locks import FileLock
 
 SAVE_INTERVAL_S: Final = 1.0
@@ -126,12 +129,44 @@ class StateStore:
     def advance(self, url: str, current_index: int, tree_size: int, last_success: int) -> None:
         """Move a log's position on: everything before `current_index` has gone out; `last_success` in Unix s.
 
-        Raises ValueError for a position behind the one that is known.
+        The edge of another position is let go of. Raises ValueError for a position behind the one that is known.
         """
         known = self.position(url)
         if known is not None and current_index < known.current_index:
             raise ValueError(f"{url} stands at {known.current_index} and cannot advance to {current_index}")
+        if known is not None and current_index > known.current_index:
+            self._logs[self._key(url)].pop("edge", None)
         self._update(url, current_index=current_index, tree_size=tree_size, last_success=last_success)
+
+    def edge(self, url: str) -> TreeEdge | None:
+        """Return the proven edge of a log's tree before its position, None where none is known or it does not fit."""
+        entry = self._logs.get(self._key(url), {})
+        if "edge" not in entry:
+            return None
+        try:
+            edge = TreeEdge.from_bytes(base64.b64decode(entry["edge"], validate=True))
+            if edge.size == entry.get("current_index"):
+                return edge
+            error = f"it is that of {edge.size} entries"
+        except (TypeError, ValueError, MalformedError) as exc:
+            error = str(exc)
+        log.debug("the edge of a log's tree does not fit its position, discarded", url=url, error=error)
+        return None
+
+    def set_edge(self, url: str, edge: TreeEdge | None) -> None:
+        """Record the proven edge before a log's position, None for none; that of another position counts as none."""
+        entry = self._logs.get(self._key(url))
+        if entry is None:
+            return
+        fits = edge is not None and edge.size == entry.get("current_index")
+        text = base64.b64encode(edge.to_bytes()).decode() if edge is not None and fits else None
+        if text == entry.get("edge"):
+            return
+        if text is None:
+            del entry["edge"]
+        else:
+            entry["edge"] = text
+        self._note_change()
 
     def archive_start(self, url: str) -> int | None:
         """Return where the archive of a log begins, None where the archive's table says so."""

@@ -77,9 +77,17 @@ def test_files_are_bounded_in_number_for_each_log(tmp_path: Path) -> None:
     assert None not in kept
     with capture_logs() as lines:
         assert store.record(replace(CASE, start=100, stop=101), NOTED_S) is None
-    assert [line["event"] for line in lines] == ["there is much evidence already, this is not kept"]
+        assert store.record(replace(CASE, start=101, stop=102), NOTED_S) is None
+    assert [line["event"] for line in lines] == ["there is much evidence already, further cases are not kept"]
     assert store.record(replace(CASE, log=OTHER), NOTED_S) is not None
     assert store.suspects([LOG]) == {LOG.base_url: 100}
+    assert store.record(replace(CASE, kind="altered_precert"), NOTED_S) is not None
+
+
+def test_a_case_about_an_entry_makes_no_log_suspect(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    assert store.record(replace(CASE, kind="altered_precert"), NOTED_S) is not None
+    assert store.suspects([LOG]) == {}
 
 
 def test_a_file_is_bounded_in_size(tmp_path: Path) -> None:

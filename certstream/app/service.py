@@ -32,6 +32,7 @@ from certstream.app.settings import (
     serve_options,
     stream_kinds,
 )
+from certstream.app.trust import Trustees, evidence_directory
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
 from certstream.config import Config, LoadedConfig
@@ -119,6 +120,7 @@ class Service:
         )
         self._http = HttpClient(self._live.fetch, self._metrics)
         self._issuers = IssuerCache(self._http)
+        self._trust = Trustees(self._http, self._state, self._metrics.trust, evidence_directory(config))
         self._following = Following(self._tailer, self._metrics)
         self._delivery = DeliveryWatch(
             self._following, self._metrics.delivery, lambda: self._live.min_share, settings=self._share
@@ -157,6 +159,8 @@ class Service:
                 self._archive.heed(stop)
                 await parts.enter_async_context(self._archive)
             await parts.enter_async_context(self._http)
+            await parts.enter_async_context(self._trust)
+            self._trust.watch([recipe.followed for recipe in self._live.recipes])
             self._following.begin(self._live.recipes)
             server = self._serving = await parts.enter_async_context(self._server())
             self._announce(server)
@@ -228,6 +232,7 @@ class Service:
         if self._serving is not None:
             self._serving.apply(live.access)
         self._http.apply(live.fetch)
+        self._trust.watch([recipe.followed for recipe in live.recipes])
         await self._following.change(live.recipes, between=partial(self._change_archive, live))
         self._live, self._is_applied = live, True
         return True
@@ -261,7 +266,7 @@ class Service:
         position = self._state.position(info.base_url)
         self._metrics.trust.mmd(info.name, followed.mmd_s if followed.final is None else None)
         return Tailer(
-            log_client(self._http, info, self._issuers, recipe.read),
+            self._trust.client(recipe, log_client(self._http, info, self._issuers, recipe.read)),
             publish=self._publish,
             advance=lambda index, tree_size: self._advance(info, index, tree_size),
             metrics=self._metrics.log(info.name),
@@ -282,6 +287,7 @@ class Service:
         else:
             took_entries = index > known.current_index
             self._state.advance(url, index, tree_size, int(time.time()) if took_entries else known.last_success)
+        self._trust.keep_edge(info)
 
     def _server(self) -> StreamServer:
         config = self._config
@@ -303,8 +309,9 @@ class Service:
             warnings.append(f"state cannot be saved: {self._state.save_error}")
         if self._reloader is not None:
             warnings += self._reloader.warnings()
+        warnings += self._trust.warnings()
         return assess(
-            [log_health(status) for status in self._following.statuses()],
+            [self._trust.shown(log_health(status), status.log) for status in self._following.statuses()],
             version=__version__,
             uptime_s=time.monotonic() - self._started,
             warnings=warnings,

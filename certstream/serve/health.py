@@ -11,6 +11,7 @@ from certstream.metrics import LogState
 
 Status: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 ArchiveState: TypeAlias = Literal["healthy", "failing"]
+Verified: TypeAlias = Literal["off", "unverified", "warn", "enforce"]
 JobState: TypeAlias = Literal["never", "running", "succeeded", "failed", "interrupted"]
 
 NO_LOGS: Final = "no logs are configured: nothing to stream"
@@ -43,6 +44,9 @@ class LogHealth:
     last_error: str | None
     share: float | None = None  # of what the log grew by lately, read in time; None where it is not measured yet
     share_cause: str | None = None  # what holds back the rest
+    verification: Verified = "off"  # unverified: it would be verified, but its key is not known
+    suspect: bool = False  # there is evidence about it
+    tainted_entries: int = 0  # that went out and could not be proven
 
 
 @dataclass(frozen=True, slots=True)

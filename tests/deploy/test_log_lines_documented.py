@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).parent.parent.parent
 LEVELS: Final = {"warning", "error", "exception", "critical"}
 LOGGERS: Final = {"log", "logger"}
 # The clients for terminals and scripts; and what nothing calls yet, see docs/decisions/0004
-LEFT_OUT: Final = ("subscribe", "tail", "core.py", "evidence.py")
+LEFT_OUT: Final = ("subscribe", "tail", "core.py")
 
 
 def warnings() -> Iterator[tuple[str, str]]:
