@@ -84,12 +84,6 @@ def test_files_are_bounded_in_number_for_each_log(tmp_path: Path) -> None:
     assert store.record(replace(CASE, kind="altered_precert"), NOTED_S) is not None
 
 
-def test_a_case_about_an_entry_makes_no_log_suspect(tmp_path: Path) -> None:
-    store = EvidenceStore(tmp_path)
-    assert store.record(replace(CASE, kind="altered_precert"), NOTED_S) is not None
-    assert store.suspects([LOG]) == {}
-
-
 def test_a_file_is_bounded_in_size(tmp_path: Path) -> None:
     case = replace(CASE, bodies={f"tile/data/{i}": bytes(1 << 20) for i in range(3)})
     path = EvidenceStore(tmp_path).record(case, NOTED_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -60,7 +61,8 @@ async def _run_demo(loaded: LoadedConfig) -> None:
         followed = [FollowedLog(info, start="beginning", poll_interval_s=0.25) for info in demo.logs]
 
         def wanted(config: Config) -> Wanted:
-            return _demo_config(config, demo.directory), followed
+            mode = config.ct_log.verification
+            return _demo_config(config, demo.directory), [replace(each, verification=mode) for each in followed]
 
         service = Service(*wanted(loaded.config), warnings=("demo: the logs are simulated",))
         service.reload_from(loaded, wanted)

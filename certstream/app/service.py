@@ -16,6 +16,7 @@ import structlog
 
 from certstream import __version__
 from certstream.app.delivery import DeliveryWatch
+from certstream.app.altered import AlteredPrecertificates
 from certstream.app.following import Following
 from certstream.app.notify import ServiceManager, status_line
 from certstream.app.orphans import reap_orphans
@@ -111,16 +112,22 @@ class Service:
         self._proven = proven_rows(config)
         self._archive = self._archive_parts() if config.delta_sink.enabled else None
         dedup = config.dedup
+        self._http = HttpClient(self._live.fetch, self._metrics)
+        self._trust = Trustees(self._http, self._state, self._metrics.trust, evidence_directory(config), self._proven)
         self._publisher = Publisher(
             self._hub,
             self._metrics,
             kinds=kinds,
             dedup=Deduplicator(dedup.capacity, dedup.ttl_secs, time.monotonic) if dedup.enabled else None,
             archive=None if self._archive is None else self._archive.sink,
+            marks=AlteredPrecertificates(
+                self._metrics.trust,
+                compares=self._trust.compares,
+                mark=self._proven.altered,
+                evidence=self._trust.found,
+            ),
         )
-        self._http = HttpClient(self._live.fetch, self._metrics)
         self._issuers = IssuerCache(self._http)
-        self._trust = Trustees(self._http, self._state, self._metrics.trust, evidence_directory(config))
         self._following = Following(self._tailer, self._metrics)
         self._delivery = DeliveryWatch(
             self._following, self._metrics.delivery, lambda: self._live.min_share, settings=self._share

@@ -69,7 +69,7 @@ class Trustees:
         state: StateStore,
         metrics: TrustMetrics,
         evidence: Path | None,
-        rows: Rows | None = None,
+        rows: Rows,
         *,
         look_s: float = LOOK_S,
     ) -> None:
@@ -127,13 +127,11 @@ class Trustees:
     def _findings(self, info: LogInfo) -> Findings:
         def proven(start: int, stop: int) -> None:
             self._metrics.verified_position.labels(info.name).set(stop)
-            if self._rows is not None:
-                self._rows.proven(info, start, stop)
+            self._rows.proven(info, start, stop)
             self.keep_edge(info)
 
         def tainted(start: int, stop: int) -> None:
-            if self._rows is not None:
-                self._rows.tainted(info, start, stop)
+            self._rows.tainted(info, start, stop)
 
         return Findings(proven, tainted, self.found)
 
@@ -155,6 +153,10 @@ class Trustees:
         verification = self._verification(info)
         return verification if verification in ("off", "unverified") else "verified"
 
+    def compares(self, info: LogInfo) -> bool:
+        """Whether its precertificates are compared with their leaves."""
+        return self._verification(info) != "off"
+
     def _verification(self, info: LogInfo) -> Verified:
         recipe = self._recipes.get(info.base_url)
         return "off" if recipe is None else verification_of(recipe.followed)
@@ -165,7 +167,7 @@ class Trustees:
             health,
             verification=self._verification(info),
             suspect=info.base_url in self._cases,
-            tainted_entries=0 if self._rows is None else self._rows.tainted_of(info).count,
+            tainted_entries=self._rows.tainted_of(info).count,
         )
 
     def warnings(self) -> list[str]:

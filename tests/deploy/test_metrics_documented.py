@@ -25,6 +25,8 @@ UNITLESS = {
     "certstream_log_delivery_share",
     "certstream_log_delivery_cause",
     "certstream_delivery_share",
+    "certstream_log_suspect",
+    "certstream_log_verified_position",
     "certstream_delta_archived_position",
     "certstream_delta_available",
     "certstream_backfill_entries_planned",
