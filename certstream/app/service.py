@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import structlog
 
 from certstream import __version__
-from certstream.app.delivery import DeliveryWatch
 from certstream.app.altered import AlteredPrecertificates
+from certstream.app.delivery import DeliveryWatch
 from certstream.app.following import Following
 from certstream.app.notify import ServiceManager, status_line
 from certstream.app.orphans import reap_orphans
