@@ -16,7 +16,7 @@ from certstream.ct.types import TILE_WIDTH, EntryBatch, LogInfo, TreeHead, conca
 from certstream.errors import FetchError, MalformedError
 
 _BROKEN_DOWNLOADS: Final = 5  # of a broken data tile in short order: it may be a cache's or a proxy's doing
-_BROKEN_AGAIN_S: Final = 300.0  # from then on between downloads
+_BROKEN_AGAIN_S: Final = 10.0  # from then on between downloads at least: a log that is well again is read again soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class StaticClient(HttpReader):
 
     A data tile is kept from its arrival until all its entries were taken, so that no failure makes it come twice:
     at most `settings.fetch_concurrency` full ones, and only while they are being read. One that is broken is kept as
-    well, and downloaded again at long intervals after the first few.
+    well, and downloaded again at intervals after the first few.
     """
 
     def __init__(self, http: HttpClient, log: LogInfo, issuers: IssuerCache, settings: ReadSettings) -> None:
