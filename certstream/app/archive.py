@@ -16,7 +16,6 @@ import structlog
 from certstream.app.backfill import (
     Ceiling,
     Tables,
-    backfill_fetch_settings,
     chosen_logs,
     retry_settings,
     write_settings,
@@ -24,7 +23,7 @@ from certstream.app.backfill import (
 from certstream.app.jobs import Jobs
 from certstream.app.proven import ProvenRows
 from certstream.app.reread import Rereader
-from certstream.app.settings import log_client
+from certstream.app.settings import backfill_fetch_settings, log_client
 from certstream.app.upkeep import UpkeepTask
 from certstream.app.verification import Verifying
 from certstream.archive.commit import Committer

@@ -14,7 +14,7 @@ from typing import Final
 import pyarrow as pa
 import structlog
 
-from certstream.app.settings import fetch_settings, log_client
+from certstream.app.settings import backfill_fetch_settings, log_client
 from certstream.app.verification import Verifying
 from certstream.archive import storage
 from certstream.archive.commit import Committer
@@ -32,9 +32,9 @@ from certstream.backfill.planner import Plan, Target, plan, select
 from certstream.backfill.result import Result
 from certstream.backfill.run import Backfill, BackfillSettings
 from certstream.client.base import LogClient, ReadSettings
-from certstream.client.http import FetchSettings, HttpClient
+from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
-from certstream.config import BackfillConfig, Config, CtLogConfig
+from certstream.config import Config, CtLogConfig
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError, StorageError
 from certstream.intervals import Intervals
@@ -255,12 +255,3 @@ def retry_settings(ct_log: CtLogConfig) -> RetrySettings:
     return RetrySettings(
         ct_log.retry_max_attempts, ct_log.retry_initial_delay_ms / 1000, ct_log.retry_max_delay_ms / 1000
     )
-
-
-def backfill_fetch_settings(ct_log: CtLogConfig, backfill: BackfillConfig) -> FetchSettings:
-    """How a backfill's requests are made: as those of live reading, within its share of each configured limit."""
-    live = fetch_settings(ct_log.model_copy(update={"fetch_concurrency": backfill.fetch_concurrency}))
-    pace, share = live.pace, backfill.max_share
-    rates = {operator: None if rate is None else rate * share for operator, rate in pace.rates_per_s.items()}
-    default = None if pace.default_rate_per_s is None else pace.default_rate_per_s * share
-    return replace(live, pace=replace(pace, rates_per_s=rates, default_rate_per_s=default))

@@ -15,7 +15,6 @@ import structlog
 from certstream.app.backfill import (
     Ceiling,
     Tables,
-    backfill_fetch_settings,
     chosen_logs,
     fill,
     held,
@@ -24,6 +23,7 @@ from certstream.app.backfill import (
     write_settings,
 )
 from certstream.app.merge import MergeOutcome, merge_staging
+from certstream.app.settings import backfill_fetch_settings
 from certstream.app.threads import in_thread
 from certstream.app.verification import Verifying
 from certstream.archive.coverage import LookCancelledError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +15,7 @@ from certstream.client.issuers import IssuerCache
 from certstream.client.pacing import PaceSettings
 from certstream.client.rfc6962 import Rfc6962Client
 from certstream.client.static_ct import StaticClient
-from certstream.config import AuthConfig, Config, CtLogConfig, RateLimitConfig, StreamsConfig
+from certstream.config import AuthConfig, BackfillConfig, Config, CtLogConfig, RateLimitConfig, StreamsConfig
 from certstream.config.logs import Verification
 from certstream.config.tokens import read_tokens, tokens_path
 from certstream.ct.log_list import FinalTreeHead
@@ -110,6 +110,15 @@ def fetch_settings(ct_log: CtLogConfig) -> FetchSettings:
             in_flight=_LOGS_IN_FLIGHT * ct_log.fetch_concurrency,
         ),
     )
+
+
+def backfill_fetch_settings(ct_log: CtLogConfig, backfill: BackfillConfig) -> FetchSettings:
+    """How a backfill's requests are made: as those of live reading, within its share of each configured limit."""
+    live = fetch_settings(ct_log.model_copy(update={"fetch_concurrency": backfill.fetch_concurrency}))
+    pace, share = live.pace, backfill.max_share
+    rates = {operator: None if rate is None else rate * share for operator, rate in pace.rates_per_s.items()}
+    default = None if pace.default_rate_per_s is None else pace.default_rate_per_s * share
+    return replace(live, pace=replace(pace, rates_per_s=rates, default_rate_per_s=default))
 
 
 def _per_second(interval_ms: int) -> float | None:
