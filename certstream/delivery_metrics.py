@@ -12,7 +12,7 @@ DelayCause: TypeAlias = Literal[
     "slow_answers",  # answers take their time
     "page_size",  # likewise, and pages as long as they are asked for would be enough
     "cpu",  # decoding and publishing, and an event loop that is too busy for answers
-    "archive",  # entries wait for the archive
+    "archive",  # entries wait for the archive, or for its rows to be made
     "unproven",  # entries wait for proofs, or cannot be proven
     "not_polled",  # the log fails, or is not asked
 ]

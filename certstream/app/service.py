@@ -263,10 +263,11 @@ class Service:
             await asyncio.sleep(_HOLD_STEP_S)
 
     async def _publish(self, batch: EntryBatch) -> None:
+        waits = self._http.waits(batch.log)
         if self._archive is not None:
-            with self._http.waits(batch.log).on("archive"):
+            with waits.on("archive"):
                 await self._archive.before(batch)
-        await self._publisher.publish(batch)
+        await self._publisher.publish(batch, waits)
 
     def _tailer(self, recipe: LogRecipe) -> Tailer:
         followed, info = recipe.followed, recipe.followed.info

@@ -11,7 +11,7 @@ Activity: TypeAlias = Literal[
     "reading",  # waiting for a head or a batch, whatever for
     "proving",  # part of that: waiting for proofs
     "publishing",  # until a batch was handed over
-    "archive",  # part of that: waiting for the archive
+    "archive",  # part of that: waiting for the archive, and making its rows
     "backing_off",  # after a failure
     "limited",  # likewise after a 429
     "unproven",  # likewise after entries that could not be proven
@@ -55,6 +55,10 @@ class Waits:
         finally:
             self._settle()
             self._running[activity] -= 1
+
+    def add(self, activity: Activity, seconds: float) -> None:
+        """Count time that was measured elsewhere, in a thread for example."""
+        self._seconds[activity] += seconds
 
     def page(self, wished: int, given: int) -> None:
         """Note one page: how long it was, and how long it would have been without limits of the log's."""

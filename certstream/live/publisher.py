@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certstream.certs.batch import CertificateBatch, StreamKind, decode
+from certstream.client.waits import Waits
 from certstream.ct.types import EntryBatch, LogInfo, batch_bytes, slice_batch
 from certstream.metrics import Metrics
 
@@ -104,14 +105,19 @@ class Publisher:
         """Let the thread end; what it has in hand is finished, what waits is dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def publish(self, entries: EntryBatch) -> None:
-        """Give one batch to the archive and its messages to all who listen; returns when they are handed over."""
+    async def publish(self, entries: EntryBatch, waits: Waits | None = None) -> None:
+        """Give one batch to the archive and its messages to all who listen; returns when they are handed over.
+
+        What making the archive's rows takes is counted in `waits`.
+        """
         seen_s = self._wall()
         compares = self._marks is not None and self._marks.compares(entries.log)
         batch, altered = await self._off_loop(entries, _decode, entries, seen_s, compares)
         rows = self._fresh_rows(batch)
         wanted = [kind for kind in self._kinds if self._streams.wants(kind)]
         encoded = await self._off_loop(entries, _encode, batch, wanted, rows, self._archive)
+        if waits is not None:
+            waits.add("archive", encoded.packing_s)
         await self._give_examples(entries, seen_s, wanted)
         # From here on nothing waits: a cancellation comes before all of it or after.
         if self._archive is not None:
@@ -159,6 +165,7 @@ def _decode(entries: EntryBatch, seen_s: float, compares: bool) -> tuple[Certifi
 class _Encoded(NamedTuple):
     messages: dict[StreamKind, list[bytes]]
     packed: Any  # for the archive
+    packing_s: float  # that this took
     failures: Counter[str]  # what could not be read
 
 
@@ -167,8 +174,9 @@ def _encode(
 ) -> _Encoded:
     """The messages of each kind for `rows`, and every row for the archive."""
     messages = {kind: batch.messages(kind, rows) for kind in kinds}
+    began = time.perf_counter()
     packed = None if archive is None else archive.pack(batch)
-    return _Encoded(messages, packed, batch.failures())
+    return _Encoded(messages, packed, time.perf_counter() - began, batch.failures())
 
 
 def _encode_alone(entries: EntryBatch, seen_s: float, kinds: Sequence[StreamKind]) -> dict[StreamKind, list[bytes]]:

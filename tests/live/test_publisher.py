@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from certstream.certs.batch import CertificateBatch, StreamKind
+from certstream.client.waits import Waits
 from certstream.ct.rfc6962 import frame_entries
 from certstream.ct.types import PRECERT_ENTRY, EntryBatch, LogInfo
 from certstream.live.dedup import Deduplicator
@@ -106,6 +108,23 @@ async def test_every_kind_that_is_wanted_gets_every_entry_in_order(count: int) -
     await publisher(streams).publish(batch(count, start=5))
     assert streams.indices("full") == streams.indices("lite") == list(range(5, 5 + count))
     assert not streams.published["domains"]
+
+
+async def test_what_making_the_archives_rows_takes_is_counted() -> None:
+    class Slow(Keeper):
+        def pack(self, batch: CertificateBatch) -> tuple[float, list[int]]:
+            time.sleep(0.05)  # what it takes
+            return super().pack(batch)
+
+    waits = Waits(time.monotonic)
+    await publisher(Recorder("lite"), archive=Slow()).publish(batch(5), waits)
+    assert 0.05 <= waits.spent().seconds["archive"] < 5
+
+
+async def test_without_an_archive_no_time_is_counted_for_it() -> None:
+    waits = Waits(time.monotonic)
+    await publisher(Recorder("lite")).publish(batch(5), waits)
+    assert waits.spent().seconds["archive"] < 0.001
 
 
 async def test_kinds_that_nobody_listens_to_get_an_example_only() -> None:
