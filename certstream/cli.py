@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from certstream.flags import Command
 
 # Where a signal came before a command's work began: its own exit code for being interrupted
-_INTERRUPTED: Final[dict[Command, int]] = {"backfill": 0, "merge": 1, "maintain": 1}
+_INTERRUPTED: Final[dict[Command, int]] = {"backfill": 0, "merge": 1, "maintain": 1, "coverage": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,7 +102,7 @@ def _serve(flags: argparse.Namespace, start: Start) -> int:
 def _run_command(command: Command, flags: argparse.Namespace, start: Start) -> int:
     loaded = _load(flags)
     start.check()
-    from certstream.app.commands import backfill, maintain, merge  # and the libraries of the archive
+    from certstream.app.commands import backfill, coverage, maintain, merge  # and the libraries of the archive
 
     with start.interrupting():
         if command == "backfill":
@@ -111,6 +111,8 @@ def _run_command(command: Command, flags: argparse.Namespace, start: Start) -> i
             )
         if command == "merge":
             return merge(loaded, staging_path=flags.staging_path)
+        if command == "coverage":
+            return coverage(loaded, staging_path=flags.staging_path, logs=flags.logs, as_json=flags.json)
         return maintain(loaded)
 
 

@@ -12,10 +12,17 @@ from certstream import __version__
 from certstream.config.archive import checked_table_path
 from certstream.errors import ConfigError
 
-Command: TypeAlias = Literal["backfill", "merge", "maintain"]
+Command: TypeAlias = Literal["backfill", "merge", "maintain", "coverage"]
 COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 
 _MODES: Final = (*COMMANDS, "demo", "validate_config", "healthcheck")  # at most one of them; none is the service
+# Flags that mean something with these commands alone, by their names as attributes
+_GO_WITH: Final[dict[str, tuple[str, ...]]] = {
+    "--from": ("backfill",),
+    "--logs": ("backfill", "coverage"),
+    "--staging-path": ("backfill", "merge", "coverage"),
+    "--json": ("coverage",),
+}
 _MERGE_NEEDS_STAGING: Final = "Error: --merge requires --staging-path <PATH>"
 _LAST_INDEX: Final = (1 << 63) - 1  # an archived index is a signed 64-bit integer
 
@@ -35,6 +42,8 @@ examples:
       fetch all that is missing of some logs, straight into the archive
   certstream --maintain
       rewrite the small files of the archive, and delete what is out of date
+  certstream --coverage
+      show what is archived of each log, what of that is verified, what is missing
 
 `certstream tail` follows a stream in the terminal: see certstream tail --help.
 
@@ -109,10 +118,15 @@ def _add_archive_flags(parser: _Parser) -> None:
     )
     group.add_argument("--maintain", action="store_true", help="do one pass of the archive's upkeep now")
     group.add_argument(
+        "--coverage",
+        action="store_true",
+        help="print what is archived, verified and missing of each log; writes nothing into the archive",
+    )
+    group.add_argument(
         "--staging-path",
         type=_table_path,
         metavar="PATH",
-        help="a table beside the archive: --backfill fetches into it, --merge takes it over",
+        help="a table beside the archive: --backfill fetches into it, --merge takes it over, --coverage counts it in",
     )
     group.add_argument(
         "--from",
@@ -122,8 +136,12 @@ def _add_archive_flags(parser: _Parser) -> None:
         help="with --backfill: all that is missing from index N on (default: from where a log's archive begins)",
     )
     group.add_argument(
-        "--logs", type=_text, metavar="TEXT", help="with --backfill: only logs with TEXT in their name or URL"
+        "--logs",
+        type=_text,
+        metavar="TEXT",
+        help="with --backfill and --coverage: only logs with TEXT in their name or URL",
     )
+    group.add_argument("--json", action="store_true", help="with --coverage: all of it, for programs")
 
 
 def _path(text: str) -> Path:
@@ -156,12 +174,16 @@ def _check(parser: _Parser, flags: argparse.Namespace) -> None:
     modes = [f"--{mode.replace('_', '-')}" for mode in _MODES if getattr(flags, mode)]
     if len(modes) > 1:
         parser.error(f"{' and '.join(modes)} do not go together")
-    for name, value in (("--from", flags.start), ("--logs", flags.logs)):
-        if value is not None and not flags.backfill:
-            parser.error(f"{name} needs --backfill")
-    if flags.staging_path is not None and not (flags.backfill or flags.merge):
-        parser.error("--staging-path needs --backfill or --merge")
-    if flags.dry_run and (flags.merge or flags.maintain or flags.healthcheck):
+    given = {
+        "--from": flags.start is not None,
+        "--logs": flags.logs is not None,
+        "--staging-path": flags.staging_path is not None,
+        "--json": flags.json,
+    }
+    for name, commands in _GO_WITH.items():
+        if given[name] and not any(getattr(flags, command) for command in commands):
+            parser.error(f"{name} needs {' or '.join(f'--{command}' for command in commands)}")
+    if flags.dry_run and (flags.merge or flags.maintain or flags.coverage or flags.healthcheck):
         parser.error(f"--dry-run does not go with {modes[0]}")
     if flags.merge and flags.staging_path is None:
         raise ConfigError(_MERGE_NEEDS_STAGING)

@@ -130,7 +130,16 @@ print(*sorted({"pyarrow", "deltalake"} & set(sys.modules)))
 
 
 # Of `app`, what is loaded with an archive alone
-_APP_WITH_ARCHIVE = ("archive", "backfill", "commands", "jobs", "merge", "reread", "upkeep")
+_APP_WITH_ARCHIVE = (
+    "archive",
+    "backfill",
+    "commands",
+    "coverage",
+    "jobs",
+    "merge",
+    "reread",
+    "upkeep",
+)
 WITH_ARCHIVE = {f"certstream.app.{name}" for name in _APP_WITH_ARCHIVE}
 
 

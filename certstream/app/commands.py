@@ -1,4 +1,4 @@
-"""`--backfill`, `--merge`, `--maintain`: what runs, says what it did, and ends with an exit code."""
+"""`--backfill`, `--merge`, `--maintain`, `--coverage`: what runs, says what it did, and ends with an exit code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from certstream.app.backfill import (
     survey,
     write_settings,
 )
+from certstream.app.coverage import CoverageReader
 from certstream.app.log_keys import command_logs, refuse_without_keys
+from certstream.app.log_lists import follows_lists
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.owners import refuse_as_root
+from certstream.app.settings import configured_logs
 from certstream.app.threads import in_thread
 from certstream.app.upkeep import maintained
 from certstream.app.verification import Verifying, command_verifying, evidence_directory, say_unverified
@@ -38,6 +41,7 @@ from certstream.backfill.report import NOTHING, plan_table
 from certstream.backfill.run import BackfillSettings
 from certstream.config import Config, LoadedConfig
 from certstream.ct.types import LogInfo
+from certstream.errors import ConfigError
 from certstream.metrics import Metrics
 from certstream.progress import Progress
 from certstream.signals import Signals
@@ -140,7 +144,7 @@ def _refuse_as_root(config: Config, tables: Tables, work: str) -> None:
     """Raise ConfigError for root where a table, or the state of the service beside it, is another user's."""
     state = config.ct_log.state_file
     paths = [tables.main, tables.staging, None if state is None else Path(state)]
-    unit = "certstream" if work == "maintain" else f"certstream-{work}@NAME"
+    unit = "certstream" if work in ("maintain", "coverage") else f"certstream-{work}@NAME"
     refuse_as_root((path for path in paths if path is not None), work=f"--{work}", unit=unit)
 
 
@@ -172,6 +176,26 @@ def maintain(loaded: LoadedConfig) -> int:
 async def _maintain(config: Config, main: Path) -> int:
     with Signals(hang_up_ends=True) as signals:
         return 0 if await maintained(config, main, signals.stop) else 1
+
+
+def coverage(loaded: LoadedConfig, *, staging_path: str | None, logs: str | None, as_json: bool) -> int:
+    """Print what is archived, verified and missing of each log, or of those with `logs` in their name or URL.
+
+    Raises ConfigError, StateError or StorageError.
+    """
+    config = loaded.config
+    tables = _tables(config, staging_path)
+    _refuse_as_root(config, tables, "coverage")
+    known = command_logs(config) if follows_lists(config) else configured_logs(config)
+    reader = CoverageReader(tables)
+    report = reader.report([each.info for each in known], _ceilings(config))
+    reader.save()
+    if logs is not None:
+        report = report.only(logs)
+        if not report.logs:
+            raise ConfigError(f"--logs: no log that is configured or archived has {logs!r} in its name or URL")
+    sys.stdout.write(report.json().decode() + "\n" if as_json else report.text())
+    return 0
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:

@@ -8,7 +8,7 @@ file is an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,11 @@ class Dropped:
         """The indices of a log that were removed. Raises StorageError where the record cannot be read."""
         self._refresh()
         return self._logs.get(url, Intervals())
+
+    def logs(self) -> Sequence[str]:
+        """The logs of which something was removed. Raises StorageError where the record cannot be read."""
+        self._refresh()
+        return sorted(self._logs)
 
     def add(self, covers: Mapping[str, Intervals]) -> None:
         """Record indices durably, before they are removed. Raises StorageError; nothing is recorded then."""
