@@ -89,7 +89,15 @@ class ArchiveParts:
         )
         self._http = HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), metrics)
         self._issuers = IssuerCache(self._http)
-        self._rereader = Rereader(self.sink, self._client, retry_settings(config.ct_log), hold=live_first)
+        self._rereader = Rereader(
+            self.sink,
+            self._client,
+            retry_settings(config.ct_log),
+            hold=live_first,
+            verification=partial(verifying.of, self._http),
+            rows=proven,
+            altered=verifying.altered,
+        )
         self.jobs = Jobs(
             config,
             Tables(main, staging),

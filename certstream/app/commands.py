@@ -31,8 +31,9 @@ from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.owners import refuse_as_root
 from certstream.app.settings import configured_logs
 from certstream.app.threads import in_thread
+from certstream.app.trust import evidence_directory
 from certstream.app.upkeep import maintained
-from certstream.app.verification import Verifying, command_verifying, evidence_directory, say_unverified
+from certstream.app.verification import Verifying, command_verifying, say_unverified
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge import staging as staging_tables
 from certstream.archive.storage import local_path

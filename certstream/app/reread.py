@@ -6,16 +6,22 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
+from certstream.app.proven import ProvenRows
 from certstream.archive.sink.buffer import PackedRows
 from certstream.archive.sink.sink import Sink
 from certstream.backfill.fetch import Hold, LogFetcher, RetrySettings
 from certstream.backfill.planner import LogPlan
-from certstream.certs.batch import decode
+from certstream.backfill.run import Altered
+from certstream.backfill.verify import LogVerifier, Verification
+from certstream.certs.batch import CertificateBatch, decode
 from certstream.client.base import LogClient
 from certstream.client.clock import Clock
-from certstream.ct.types import EntryBatch, LogInfo, cut_batch
+from certstream.ct.edge import leaf_hashes
+from certstream.ct.types import EntryBatch, LogInfo, cut_batch, slice_batch
+from certstream.intervals import Intervals
 from certstream.live.tailer import PART_BYTES
 
 _LOGS: Final = 2  # that are read at a time: each has entries in flight, in decoding and waiting for room
@@ -26,6 +32,8 @@ class Rereader:
 
     They take turns, a work item each; none keeps its turn while it backs off. In memory are, of each log whose turn it
     is, what its client has in flight, a batch and the rows of a part of it.
+
+    Each batch is verified before, where `verification` says how; what that refuses stays missing, and is read again.
     """
 
     def __init__(
@@ -37,14 +45,23 @@ class Rereader:
         hold: Hold,
         clock: Clock | None = None,
         part_bytes: int = PART_BYTES,
+        verification: Callable[[LogInfo], Verification | None] = lambda _log: None,
+        rows: ProvenRows | None = None,
+        altered: Altered | None = None,
     ) -> None:
-        """`hold` is awaited before each work item; batches are taken in parts of `part_bytes`."""
+        """`hold` is awaited before each work item; batches are taken in parts of `part_bytes`.
+
+        `rows` is told what is proven, `altered` of precertificates that are not their leaves'.
+        """
         self._sink = sink
         self._client = client
         self._retry = retry
         self._hold = hold
         self._clock = clock or Clock()
         self._part_bytes = part_bytes
+        self._verification = verification
+        self._rows = rows
+        self._altered = altered
         self._turns = asyncio.Semaphore(_LOGS)
         self._packer = ThreadPoolExecutor(1, thread_name_prefix="reread")
 
@@ -61,30 +78,63 @@ class Rereader:
         while True:
             missing = await self._sink.wait_missing(log.base_url)
             turn = _Turn(self._turns, self._hold, self._clock)
-            fetcher = LogFetcher(
-                LogPlan(log, missing),
-                self._client(log),
-                self._take_again,
-                settings=self._retry,
-                hold=turn.take,
-                clock=turn.clock,
-            )
             try:
-                await fetcher.read()
+                await self._fetcher(log, missing, turn).read()
             finally:
                 turn.give_back()
             if len(self._sink.missing(log.base_url) & missing):  # the log did not give it, or it makes no rows
                 await self._clock.sleep(self._retry.max_s)
 
-    async def _take_again(self, batch: EntryBatch) -> None:
-        loop = asyncio.get_running_loop()
-        for part in cut_batch(batch, self._part_bytes):
-            rows = await loop.run_in_executor(self._packer, self._packed, part, self._clock.wall())
-            if rows is not None:
-                await self._sink.take_again(rows)
+    def _fetcher(self, log: LogInfo, missing: Intervals, turn: _Turn) -> LogFetcher:
+        client, verification, verifier = self._client(log), self._verification(log), None
+        if verification is not None:
+            verifier = LogVerifier(client, verification, self._retry, turn.clock)
+            client = verifier.client
+        return LogFetcher(
+            LogPlan(log, missing),
+            client,
+            partial(self._take_again, verifier),
+            settings=self._retry,
+            hold=turn.take,
+            clock=turn.clock,
+            headless=verifier is not None and not verifier.enforces,
+        )
 
-    def _packed(self, batch: EntryBatch, seen_s: float) -> PackedRows | None:
-        return self._sink.pack(decode(batch, seen_s))
+    async def _take_again(self, verifier: LogVerifier | None, batch: EntryBatch) -> None:
+        kept = Intervals.of((batch.start, batch.stop))
+        if verifier is not None:
+            kept -= await self._verified(verifier, batch)
+        for start, stop in kept:
+            for part in cut_batch(slice_batch(batch, start, stop), self._part_bytes):
+                await self._take_part(part)
+
+    async def _verified(self, verifier: LogVerifier, batch: EntryBatch) -> Intervals:
+        """Say what is proven of a batch; what of it is refused."""
+        checked = await verifier.check([batch], leaf_hashes(batch))
+        if self._rows is not None:
+            self._rows.read_again(batch.log, batch.start, batch.stop)
+            for start, stop in checked.trust.verified:
+                self._rows.proven(batch.log, start, stop)
+            for start, stop in checked.trust.tainted:
+                self._rows.tainted(batch.log, start, stop)
+        return checked.refused_indices
+
+    async def _take_part(self, part: EntryBatch) -> None:
+        loop = asyncio.get_running_loop()
+        compares = self._altered is not None and self._altered.compares(part.log)
+        decoding = loop.run_in_executor(self._packer, self._packed, part, self._clock.wall(), compares)
+        rows, decoded, altered = await decoding
+        if self._altered is not None and altered:
+            self._altered.altered(decoded, altered)
+        del decoded
+        if rows is not None:
+            await self._sink.take_again(rows)
+
+    def _packed(
+        self, batch: EntryBatch, seen_s: float, compares: bool
+    ) -> tuple[PackedRows | None, CertificateBatch, list[int]]:
+        decoded = decode(batch, seen_s)
+        return self._sink.pack(decoded), decoded, decoded.altered_precertificates() if compares else []
 
 
 class _Turn:

@@ -37,6 +37,7 @@ from certstream.app.trust import Trustees, evidence_directory
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
 from certstream.config import Config, LoadedConfig
+from certstream.config.logs import Verification
 from certstream.ct.types import EntryBatch, LogInfo
 from certstream.live.dedup import Deduplicator
 from certstream.live.publisher import Publisher
@@ -110,22 +111,23 @@ class Service:
         )
         self._metrics.watch_state(lambda: self._state.save_error is None)
         self._proven = proven_rows(config)
-        self._archive = self._archive_parts() if config.delta_sink.enabled else None
-        dedup = config.dedup
         self._http = HttpClient(self._live.fetch, self._metrics)
         self._trust = Trustees(self._http, self._state, self._metrics.trust, evidence_directory(config), self._proven)
+        self._altered = AlteredPrecertificates(
+            self._metrics.trust,
+            compares=self._trust.compares,
+            mark=self._proven.altered,
+            evidence=self._trust.found,
+        )
+        self._archive = self._archive_parts() if config.delta_sink.enabled else None
+        dedup = config.dedup
         self._publisher = Publisher(
             self._hub,
             self._metrics,
             kinds=kinds,
             dedup=Deduplicator(dedup.capacity, dedup.ttl_secs, time.monotonic) if dedup.enabled else None,
             archive=None if self._archive is None else self._archive.sink,
-            marks=AlteredPrecertificates(
-                self._metrics.trust,
-                compares=self._trust.compares,
-                mark=self._proven.altered,
-                evidence=self._trust.found,
-            ),
+            marks=self._altered,
         )
         self._issuers = IssuerCache(self._http)
         self._following = Following(self._tailer, self._metrics)
@@ -146,9 +148,14 @@ class Service:
             self._state,
             self._metrics,
             self._proven,
-            Verifying(lambda _log: "off", lambda _case: None),
+            Verifying(self._verification, self._trust.found, self._altered),
             live_first=self._live_first,
         )
+
+    def _verification(self, info: LogInfo) -> Verification:
+        """How far that log is verified now."""
+        followed = (recipe.followed for recipe in self._live.recipes)
+        return next((each.verification for each in followed if each.info.base_url == info.base_url), "off")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve and follow the logs until `stop`.

@@ -14,7 +14,6 @@ from certstream.app.settings import FollowedLog
 from certstream.backfill.verify import Verification
 from certstream.client.http import HttpClient
 from certstream.client.proofs import prover
-from certstream.config import Config
 from certstream.config import logs as log_options
 from certstream.ct.types import LogInfo
 from certstream.evidence import Case, EvidenceStore
@@ -57,12 +56,6 @@ def command_verifying(modes: Mapping[str, log_options.Verification], evidence_di
         evidence=evidence,
     )
     return Verifying(mode, evidence, altered)
-
-
-def evidence_directory(config: Config) -> Path | None:
-    """Where evidence lies: beside the state file, nowhere without one."""
-    state_file = config.ct_log.state_file
-    return None if state_file is None else Path(state_file).parent / "evidence"
 
 
 def say_unverified(logs: Iterable[FollowedLog]) -> None:

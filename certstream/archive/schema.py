@@ -67,6 +67,11 @@ class TableFormat:
         columns = [_conformed(rows.column(field.name), field) for field in self.file_schema]
         return pa.Table.from_arrays(columns, schema=self.file_schema)
 
+    def conform_some(self, rows: pa.Table, names: Sequence[str]) -> pa.Table:
+        """Some columns of the rows, likewise."""
+        columns = [_conformed(rows.column(name), self.file_schema.field(name)) for name in names]
+        return pa.Table.from_arrays(columns, names=list(names))
+
     def conform_to_write(self, rows: pa.Table) -> pa.Table:
         """The same with each distinct chain certificate once: `write_schema`, which becomes the same Parquet file.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -17,6 +17,35 @@ _HEADINGS: Final = ("log", "url", "missing ranges", "work items", "indices", "es
 _UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Report(Protocol):
+    """Says what a backfill is about to do and did."""
+
+    def planned(self, plan: Plan) -> None:
+        """It begins."""
+
+    def ended(self, result: Result) -> None:
+        """It ended by itself or was stopped."""
+
+    def failed(self, result: Result, error: BaseException) -> None:
+        """An error ended it; so far it came."""
+
+
+class BackfillReport:
+    """That of entries that the archive misses, in the log."""
+
+    def planned(self, plan: Plan) -> None:
+        """One line per log, one for all, and a warning per log that is skipped."""
+        log_plan(plan)
+
+    def ended(self, result: Result) -> None:
+        """The last line, and before it what failed."""
+        log_result(result)
+
+    def failed(self, result: Result, error: BaseException) -> None:
+        """The last line."""
+        log_error(result, error)
 
 
 def plan_table(plan: Plan, *, bytes_per_row: float, free_bytes: int) -> str:

@@ -17,7 +17,7 @@ from certstream.backfill.destination import Destination, Written
 from certstream.backfill.fetch import Hold, LogFetcher, RetrySettings
 from certstream.backfill.planner import LogPlan, Plan
 from certstream.backfill.proofs import Proofs
-from certstream.backfill.report import log_error, log_plan, log_result
+from certstream.backfill.report import BackfillReport, Report
 from certstream.backfill.result import FailedRange, Result
 from certstream.backfill.thread import WorkThread
 from certstream.backfill.verify import LogVerifier, Verification
@@ -87,8 +87,10 @@ class Backfill:
         clock: Clock | None = None,
         verification: Callable[[LogInfo], Verification | None] = lambda _log: None,
         altered: Altered | None = None,
+        report: Report | None = None,
     ) -> None:
         self._plan = plan
+        self._report = report or BackfillReport()
         self._settings = settings = settings or BackfillSettings()
         self._progress = progress
         self._metrics = metrics
@@ -255,7 +257,7 @@ class Backfill:
 
     def _begin(self) -> None:
         self._begun_at = self._clock.monotonic()
-        log_plan(self._plan)
+        self._report.planned(self._plan)
         if self._metrics is not None:
             self._metrics.backfill_running.set(1)
             self._metrics.backfill_entries_planned.set(self._plan.indices)
@@ -289,7 +291,7 @@ class Backfill:
         )
 
     def _note(self, result: Result) -> None:
-        log_result(result)
+        self._report.ended(result)
         if self._metrics is not None and not result.interrupted:
             failure, success = (
                 self._metrics.backfill_last_failure_timestamp_seconds,
@@ -299,7 +301,7 @@ class Backfill:
             outcome.set(self._clock.wall())
 
     def _note_error(self, error: BaseException) -> None:
-        log_error(self._result(), error)
+        self._report.failed(self._result(), error)
         if self._metrics is not None:
             self._metrics.backfill_last_failure_timestamp_seconds.set(self._clock.wall())
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from certstream.app.reread import Rereader
 from certstream.archive.commit import Committer
@@ -59,7 +60,7 @@ class Watched(Rfc6962Client):
 
 @asynccontextmanager
 async def rereading(
-    root: Path, logs: Sequence[SimulatedLog], client: Callable[[LogInfo], LogClient], clock: Clock, **more: int
+    root: Path, logs: Sequence[SimulatedLog], client: Callable[[LogInfo], LogClient], clock: Clock, **more: Any
 ) -> AsyncIterator[Noting]:
     """A sink that misses all of these logs, and reads them again."""
     infos = [log.info("rfc6962") for log in logs]
