@@ -1,13 +1,14 @@
 """`certstream_state.json`: where the reading of each log stands.
 
     {"version": 1, "logs": {"<url>": {"current_index": n, "tree_size": n, "last_success": Unix s, "start_index": n,
-                                      "archive_start": n, "edge": base64}}}
+                                      "archive_start": n, "edge": base64, "log_id": base64}}}
 
 `current_index` is the next index to read, `start_index` where following began, `archive_start` where the archive of a
 log begins, there only as long as the archive's table cannot be relied on to say so. `edge` is the right edge of the
-log's tree before `current_index` (`TreeEdge.to_bytes`), there where that is proven. Only `current_index` is needed;
-what else stands in the file, fields and logs that nobody asks for, is kept as it is. Beside the file lie `.lock` (who
-uses it), `.prev` (the generation before) and, while it is written, `.tmp`.
+log's tree before `current_index` (`TreeEdge.to_bytes`), there where that is proven. `log_id` is that of a log of a log
+list, which may move to another URL. Only `current_index` is needed; what else stands in the file, members, fields and
+logs that nobody asks for, is kept as it is. Beside the file lie `.lock` (who uses it), `.prev` (the
+generation before) and, while it is written, `.tmp`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import shutil
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -27,13 +26,10 @@ import orjson
 import structlog
 
 from certstream.ct.edge import TreeEdge
-from certstream.durable import sync_directory
 from certstream.errors import MalformedError, StateError, StorageError
-from certstream.locks import FileLock
+from certstream.state_file import VERSION, StateFile, is_count, read_document
 
 SAVE_INTERVAL_S: Final = 1.0
-_VERSION = 1
-_FIELDS = ("current_index", "tree_size", "last_success", "start_index", "archive_start")
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +59,7 @@ class StateStore:
         recovery: Literal["fail", "fresh"] = "fail",
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._file = None if path is None else _StateFile(Path(os.path.realpath(path)))
+        self._file = None if path is None else StateFile(Path(os.path.realpath(path)))
         self._recovery = recovery
         self._sleep = sleep
         self._document: dict[str, Any] = {}
@@ -97,7 +93,7 @@ class StateStore:
         for key in sorted(self._logs, key=lambda key: ("current_index" not in self._logs[key], key)):
             self._keys.setdefault(key.rstrip("/"), key)
 
-    def _load(self, file: _StateFile) -> dict[str, Any]:
+    def _load(self, file: StateFile) -> dict[str, Any]:
         try:
             return file.read()
         except StateError as exc:
@@ -183,13 +179,50 @@ class StateStore:
             del self._logs[self._key(url)]["archive_start"]
             self._note_change()
 
+    def settle(self, url: str, log_id: str, elsewhere: Collection[str]) -> str | None:
+        """Record that the log with that id is read from `url` now; the URL that it was read from, if another one.
+
+        What is known of it there moves here. `elsewhere` are the URLs that are read as well: nothing of theirs moves.
+        """
+        key = self._key(url)
+        self._keys.setdefault(url.rstrip("/"), key)
+        before = None if "current_index" in self._logs.get(key, {}) else self._known_as(log_id, elsewhere)
+        if before is not None:
+            moved = self._logs.pop(before)
+            moved.pop("archive_start", None)  # the rows of the other URL stay with it
+            self._logs[key] = {**moved, "start_index": moved["current_index"]}
+        if before is not None or self._logs.get(key, {}).get("log_id") != log_id:
+            self._logs.setdefault(key, {})["log_id"] = log_id
+            self._note_change()
+        return before
+
+    def _known_as(self, log_id: str, elsewhere: Collection[str]) -> str | None:
+        """Under which key the log with that id was read last."""
+        read = {self._key(url) for url in elsewhere}
+        positions = {
+            key: entry["current_index"]
+            for key, entry in self._logs.items()
+            if entry.get("log_id") == log_id and "current_index" in entry and key not in read
+        }
+        return max(positions, key=lambda key: positions[key], default=None)
+
+    def member(self, name: str) -> Any:
+        """What the file holds beside the logs, None where there is none of that name."""
+        return self._document.get(name)
+
+    def set_member(self, name: str, value: Any) -> None:
+        """Keep something JSON can hold beside the logs."""
+        if self._document.get(name) != value:
+            self._document[name] = value
+            self._note_change()
+
     def _key(self, url: str) -> str:
         base = url.rstrip("/")
         return self._keys.get(base, base)
 
     def _update(self, url: str, **fields: int) -> None:
         for name, value in fields.items():
-            if not _is_count(value, needed=True):
+            if not is_count(value, needed=True):
                 raise ValueError(f"{name} of {url} is {value}, which the state file cannot hold")
         key = self._key(url)
         self._keys.setdefault(url.rstrip("/"), key)
@@ -210,7 +243,7 @@ class StateStore:
             await self._sleep(SAVE_INTERVAL_S)
 
     def _snapshot(self) -> tuple[int, bytes]:
-        document = {**self._document, "version": _VERSION, "logs": self._logs}
+        document = {**self._document, "version": VERSION, "logs": self._logs}
         return self._changes, orjson.dumps(document, option=orjson.OPT_INDENT_2)
 
     def _write(self, changes: int, content: bytes) -> None:
@@ -235,91 +268,13 @@ class StateStore:
         return True
 
 
-class _StateFile:
-    """The file, its lock, its previous generation."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = FileLock(self._beside(".lock"), subject=path, error=StateError)
-
-    def _beside(self, suffix: str) -> Path:
-        return self._path.with_name(self._path.name + suffix)
-
-    def lock(self) -> None:
-        """Take the lock; it is a file of its own because each save replaces the state file's inode."""
-        self._lock.take()
-
-    def unlock(self) -> None:
-        """Let go of the lock."""
-        self._lock.release()
-
-    def read(self) -> dict[str, Any]:
-        """Return the document, `{}` where there is no file. Raises StateError, offering the previous generation."""
-        try:
-            return _read(self._path)
-        except FileNotFoundError:
-            if self._beside(".prev").exists():
-                log.warning("no state file, but a previous generation of one", previous=str(self._beside(".prev")))
-            return {}
-        except StateError as exc:
-            raise StateError(f"{exc}; {self._way_out()}") from exc
-
-    def _way_out(self) -> str:
-        previous = self._beside(".prev")
-        try:
-            document = _read(previous)
-            written = _time(datetime.fromtimestamp(previous.stat().st_mtime, UTC))
-        except (OSError, StateError):
-            offer = "there is no readable previous generation"
-        else:
-            logs = len(document.get("logs", {}))
-            offer = f"{previous} of {written} is readable ({logs} logs): copy it over the file to resume from there"
-        return f"{offer}; ct_log.state_recovery: fresh starts anew and keeps the file aside"
-
-    def put_aside(self) -> Path:
-        """Rename an unreadable file, so that it is kept and out of the way."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        kept = self._beside(f".unreadable-{stamp}")
-        try:
-            self._path.rename(kept)
-        except OSError as exc:
-            raise StateError(f"{self._path}: unreadable, and cannot be put aside: {exc.strerror}") from exc
-        return kept
-
-    def write(self, content: bytes) -> None:
-        """Replace the file: whatever happens, a reader finds the old state or the new one. Raises StorageError."""
-        temporary = self._beside(".tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            self._keep_previous()
-            temporary.replace(self._path)
-            sync_directory(self._path.parent)
-        except OSError as exc:
-            raise StorageError(f"{self._path}: {exc.strerror or exc}") from exc
-
-    def _keep_previous(self) -> None:
-        """Give the file a second name, `.prev`, before another one takes its own."""
-        if not self._path.exists():
-            return
-        link = self._beside(".prev.tmp")
-        link.unlink(missing_ok=True)
-        try:
-            os.link(self._path, link)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(self._path, link)
-        link.replace(self._beside(".prev"))
-
-
 def read_positions(path: Path) -> dict[str, LogPosition]:
     """The positions in a state file that another process may be writing, by URL without trailing slash.
 
     Nothing where there is no file. Raises StateError where it cannot be read.
     """
     try:
-        logs = _read(path).get("logs", {})
+        logs = read_document(path).get("logs", {})
     except FileNotFoundError:
         return {}
     positions: dict[str, LogPosition] = {}
@@ -335,49 +290,3 @@ def _position(entry: Mapping[str, Any]) -> LogPosition | None:
         return None
     tree_size, last_success = int(entry.get("tree_size") or 0), int(entry.get("last_success") or 0)
     return LogPosition(entry["current_index"], tree_size, last_success, entry.get("start_index"))
-
-
-def _time(when: datetime) -> str:
-    return when.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read and check one file. Raises FileNotFoundError, or StateError for anything else that is wrong with it."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as exc:
-        raise StateError(f"{path}: cannot be read: {exc.strerror}") from exc
-    try:
-        document = orjson.loads(content)
-        orjson.dumps(document)  # as it will be written again: what nests too deeply is read, and not written
-    except (ValueError, TypeError) as exc:
-        raise StateError(f"{path}: is not JSON: {exc}") from exc
-    mistake = _mistake(document)
-    if mistake:
-        raise StateError(f"{path}: {mistake}")
-    return dict(document)
-
-
-def _mistake(document: Any) -> str | None:
-    """Say what is wrong with a document, None if it is a state file of version 1."""
-    if not isinstance(document, dict):
-        return "is not an object"
-    version = document.get("version", _VERSION)
-    if version != _VERSION or isinstance(version, bool):
-        return f"has version {version!r}, {_VERSION} is known here"
-    logs = document.get("logs", {})
-    if not isinstance(logs, dict) or not all(isinstance(entry, dict) for entry in logs.values()):
-        return "has no object of objects in `logs`"
-    for url, entry in logs.items():
-        for name in _FIELDS:
-            if not _is_count(entry.get(name), needed=name == "current_index" and name in entry):
-                return f"{name} of {url} is {entry[name]!r}, must be an integer from 0 to 2^63 - 1"
-    return None
-
-
-def _is_count(value: Any, *, needed: bool) -> bool:
-    if value is None:
-        return not needed
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63

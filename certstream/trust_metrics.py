@@ -3,11 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from certstream.evidence import CASE_KINDS, CaseKind
+
+
+class ListFigures(NamedTuple):
+    """One log list, by the name it is configured by."""
+
+    name: str
+    age_s: float | None  # since it was known to be current; None: there is none
+    logs: int
+    failures: int  # attempts that brought no list
+
+
+class _Lists(Collector):
+    """Asks at each scrape how the log lists are: which there are may change."""
+
+    def __init__(self) -> None:
+        self.figures: Callable[[], Sequence[ListFigures]] = lambda: ()
+
+    def collect(self) -> Iterable[Metric]:
+        age = GaugeMetricFamily(
+            "certstream_log_list_age_seconds",
+            "Time since the log list that is used was known to be current; NaN where there is none.",
+            labels=["list"],
+        )
+        logs = GaugeMetricFamily(
+            "certstream_log_list_logs", "Logs in the log list that is used, followed or not.", labels=["list"]
+        )
+        failures = CounterMetricFamily(
+            "certstream_log_list_failures", "Attempts that brought no log list that can be used.", labels=["list"]
+        )
+        for each in self.figures():
+            age.add_metric([each.name], math.nan if each.age_s is None else each.age_s)
+            logs.add_metric([each.name], each.logs)
+            failures.add_metric([each.name], each.failures)
+        return age, logs, failures
 
 
 class TrustMetrics:
@@ -32,12 +71,18 @@ class TrustMetrics:
             "Times that something of the log did not fit, by kind; each case is kept once.",
             ["log", "kind"],
         )
+        self._lists = _Lists()
+        registry.register(self._lists)
         self.of_log_alone: tuple[Gauge | Counter, ...] = (
             self.altered_precertificates,
             self.log_mmd_seconds,
             self.suspect,
             self.verified_position,
         )  # with no label but the log
+
+    def watch_lists(self, figures: Callable[[], Sequence[ListFigures]]) -> None:
+        """Ask at each scrape for the figures of the log lists."""
+        self._lists.figures = figures
 
     def begin_log(self, name: str) -> None:
         """Show the log from now on; see LogMetrics."""

@@ -16,11 +16,10 @@ import structlog
 from certstream.app.backfill import (
     Ceiling,
     Tables,
-    chosen_logs,
     retry_settings,
     write_settings,
 )
-from certstream.app.jobs import Jobs
+from certstream.app.jobs import Jobs, job_logs
 from certstream.app.proven import ProvenRows
 from certstream.app.reread import Rereader
 from certstream.app.settings import backfill_fetch_settings, log_client
@@ -49,6 +48,10 @@ _KNOWN_S: Final = 30.0  # that a backfill waits for the archived positions of th
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
+async def _at_once() -> None:
+    """Wait for nothing."""
+
+
 class ArchiveParts:
     """Everything that the archive adds to the service; `async with` opens and closes it.
 
@@ -65,8 +68,10 @@ class ArchiveParts:
         verifying: Verifying,
         *,
         live_first: Callable[[], Awaitable[None]],
+        settled: Callable[[], Awaitable[None]] = _at_once,
     ) -> None:
-        """`proven` is told which rows are committed; `verifying` says how what is read for the archive is verified.
+        """`proven` is told which rows are committed; `verifying` says how what is read for the archive is verified. A
+        backfill waits for `settled`: the logs are known then.
 
         Raises ConfigError where a table may not lie where it is configured.
         """
@@ -77,6 +82,7 @@ class ArchiveParts:
             check_staging(main, staging)
         self.tables = [main] if staging is None else [main, staging]
         self._config = config
+        self._settled = settled
         self._logs = logs
         self._state = state
         self._clock = Clock()
@@ -117,6 +123,11 @@ class ArchiveParts:
     def heed(self, stop: asyncio.Event) -> None:
         """Let the opening of these parts wait for nothing once `stop` is set. Say so before."""
         self.sink.heed(stop)
+
+    def expect(self, logs: Sequence[LogInfo]) -> None:
+        """Begin with these logs. Say so before."""
+        self._logs = logs
+        self.jobs.apply(self._config, logs)
 
     async def __aenter__(self) -> Self:
         """Open the table. Raises TableError where it is not ours to continue."""
@@ -170,7 +181,7 @@ class ArchiveParts:
 
     def check(self, config: Config, logs: Sequence[LogInfo]) -> None:
         """Raises ConfigError where no service would start with these."""
-        chosen_logs(logs, config.backfill.logs, "backfill.logs")
+        job_logs(config, logs)
 
     def apply(self, config: Config, logs: Sequence[LogInfo]) -> None:
         """Archive these logs from now on, and read again and backfill as configured; only after `check`.
@@ -210,6 +221,7 @@ class ArchiveParts:
 
     async def _known(self) -> None:
         """Wait until the archived positions of all logs are known; not for ever, a log may not answer."""
+        await self._settled()
         waits = [asyncio.ensure_future(self.sink.wait_archived(log.base_url)) for log in self._logs]
         if waits:
             _, late = await asyncio.wait(waits, timeout=_KNOWN_S)

@@ -22,6 +22,7 @@ from certstream.app.backfill import (
     survey,
     write_settings,
 )
+from certstream.app.log_lists import follows_lists
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.settings import backfill_fetch_settings
 from certstream.app.threads import in_thread
@@ -29,6 +30,7 @@ from certstream.app.verification import Verifying
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge.staging import check_staging
 from certstream.backfill.buffer import RunSize
+from certstream.backfill.planner import select
 from certstream.backfill.result import Result
 from certstream.backfill.run import BackfillSettings
 from certstream.client.http import HttpClient
@@ -43,6 +45,17 @@ from certstream.serve.health import JobHealth, JobState
 _SETTINGS: Final = BackfillSettings(run=RunSize(2048, 8 << 20), buffer_bytes=16 << 20, finish_s=2.5)
 
 log = structlog.get_logger(__name__)
+
+
+def job_logs(config: Config, logs: Sequence[LogInfo]) -> Sequence[LogInfo]:
+    """The logs of a backfill in the service.
+
+    Raises ConfigError where `backfill.logs` names none, though not while log lists are followed: they may bring some.
+    """
+    text = config.backfill.logs
+    if text is not None and follows_lists(config):
+        return select(logs, text)
+    return chosen_logs(logs, text, "backfill.logs")
 
 
 class Jobs:
@@ -65,7 +78,7 @@ class Jobs:
         work. Raises ConfigError where `backfill.logs` names no log."""
         self._config = config
         self._tables = tables
-        self._logs = chosen_logs(logs, config.backfill.logs, "backfill.logs")
+        self._logs = job_logs(config, logs)
         self._metrics = metrics
         self._verifying = verifying
         self._ready = ready
@@ -81,7 +94,7 @@ class Jobs:
 
     def apply(self, config: Config, logs: Sequence[LogInfo]) -> None:
         """Take these from the next backfill on; one that runs takes their pace. Raises ConfigError as at first."""
-        self._logs = chosen_logs(logs, config.backfill.logs, "backfill.logs")
+        self._logs = job_logs(config, logs)
         self._config = config
         if self._http is not None:
             self._http.apply(backfill_fetch_settings(config.ct_log, config.backfill))

@@ -8,13 +8,15 @@ from typing import Final
 
 from certstream.app.settings import FollowedLog
 from certstream.client.http import HttpClient
-from certstream.client.log_list import LogLists
+from certstream.client.log_list import ListStatus, LogLists
 from certstream.client.log_list_source import ListSource
 from certstream.config import Config
 from certstream.config.log_lists import APPLE, GOOGLE, LogListsConfig
 from certstream.config.logs import base64_bytes
 from certstream.ct.log_choice import ChosenLog, Selection
 from certstream.ct.log_list import GOOGLE_LIST_KEY
+from certstream.serve.health import ListHealth
+from certstream.trust_metrics import ListFigures
 
 GOOGLE_LIST: Final = ListSource(
     GOOGLE,
@@ -98,3 +100,26 @@ def log_selection(config: LogListsConfig) -> Selection:
 def lists_directory(state_file: str | None) -> Path | None:
     """Where the last good lists are kept: beside the state file, nowhere without one."""
     return None if state_file is None else Path(state_file).parent / _DIRECTORY
+
+
+def list_health(statuses: Iterable[ListStatus]) -> list[ListHealth]:
+    """The lists as /health/deep shows them."""
+    return [
+        ListHealth(
+            name=status.name,
+            location=status.location,
+            signed=status.signed,
+            version=status.version or None,
+            published_s=None if status.published_ms is None else status.published_ms / 1000,
+            age_s=status.age_s,
+            logs=status.logs,
+            waits_for=status.waits_for,
+            last_error=status.error,
+        )
+        for status in statuses
+    ]
+
+
+def list_figures(statuses: Iterable[ListStatus]) -> list[ListFigures]:
+    """The lists as metrics show them."""
+    return [ListFigures(status.name, status.age_s, status.logs, status.failures) for status in statuses]

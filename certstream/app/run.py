@@ -11,9 +11,11 @@ from typing import Final
 import structlog
 import uvloop
 
+from certstream.app.log_lists import follows_lists
 from certstream.app.service import Service, Wanted
 from certstream.app.settings import FollowedLog, configured_logs
 from certstream.config import BackfillConfig, Config, LoadedConfig
+from certstream.config.log_lists import LogListsConfig
 from certstream.signals import Signals
 
 _DRY_RUN: Final = "dry run: connected to no log"
@@ -41,13 +43,15 @@ def raise_open_files_limit() -> None:
 
 async def _run(loaded: LoadedConfig, *, dry_run: bool) -> None:
     def wanted(config: Config) -> Wanted:
-        return config, [] if dry_run else configured_logs(config)
+        return (_without_lists(config), []) if dry_run else (config, configured_logs(config))
 
     config, logs = wanted(loaded.config)
     if dry_run:
         log.warning(_DRY_RUN)
-    elif not logs:
-        log.warning("no logs are configured, nothing to stream: name some in custom_logs or static_logs")
+    elif not logs and not follows_lists(config):
+        log.warning(
+            "no logs are configured, nothing to stream: name some in custom_logs or static_logs, or let log_lists do it"
+        )
     service = Service(config, logs, warnings=(_DRY_RUN,) if dry_run else ())
     service.reload_from(loaded, wanted)
     with Signals(on_hang_up=service.hang_up) as signals:
@@ -70,6 +74,10 @@ async def _run_demo(loaded: LoadedConfig) -> None:
             await service.run(signals.stop)
 
 
+def _without_lists(config: Config) -> Config:
+    return config.model_copy(update={"log_lists": config.log_lists.model_copy(update={"enabled": False})})
+
+
 def _demo_config(config: Config, directory: Path) -> Config:
     """State and archive in the demo's own directory, and no waiting for tiles that take seconds to fill."""
     state = {"state_file": str(directory / "certstream_state.json"), "partial_tile_wait_secs": 1}
@@ -79,5 +87,6 @@ def _demo_config(config: Config, directory: Path) -> Config:
             "ct_log": config.ct_log.model_copy(update=state),
             "delta_sink": config.delta_sink.model_copy(update=sink),
             "backfill": BackfillConfig(),
+            "log_lists": LogListsConfig(enabled=False),
         }
     )

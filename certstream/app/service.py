@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,9 @@ from certstream import __version__
 from certstream.app.altered import AlteredPrecertificates
 from certstream.app.delivery import DeliveryWatch
 from certstream.app.following import Following
+from certstream.app.listed_logs import ListedLogs
+from certstream.app.log_keys import refuse_without_keys
+from certstream.app.log_lists import list_figures, list_health
 from certstream.app.notify import ServiceManager, status_line
 from certstream.app.orphans import reap_orphans
 from certstream.app.owners import refuse_as_root
@@ -44,7 +47,7 @@ from certstream.live.publisher import Publisher
 from certstream.live.share import ShareSettings
 from certstream.live.supervisor import Supervisor
 from certstream.live.tailer import Tailer
-from certstream.metrics import Metrics, watch_loop_lag
+from certstream.metrics import LogState, Metrics, watch_loop_lag
 from certstream.serve.health import DeepHealth, assess
 from certstream.serve.server import StreamServer
 from certstream.state import StateStore
@@ -91,7 +94,9 @@ class Service:
     ) -> None:
         self._config = config
         self._share = share or ShareSettings()
-        self._live = live_settings(config, logs, os.environ)
+        self._asked = live_settings(config, logs, os.environ)  # as it is configured
+        self._live = self._asked  # as it is in effect, with the logs of the lists
+        self._changing = asyncio.Lock()
         self._is_applied = True  # False where a change of them failed midway
         self._warnings = warnings
         self._started = time.monotonic()
@@ -112,6 +117,8 @@ class Service:
         self._metrics.watch_state(lambda: self._state.save_error is None)
         self._proven = proven_rows(config)
         self._http = HttpClient(self._live.fetch, self._metrics)
+        self._lists = ListedLogs(self._http, self._state, self._log_states)
+        self._metrics.trust.watch_lists(lambda: list_figures(self._lists.statuses()))
         self._trust = Trustees(self._http, self._state, self._metrics.trust, evidence_directory(config), self._proven)
         self._altered = AlteredPrecertificates(
             self._metrics.trust,
@@ -150,6 +157,7 @@ class Service:
             self._proven,
             Verifying(self._verification, self._trust.found, self._altered),
             live_first=self._live_first,
+            settled=self._lists.settled,
         )
 
     def _verification(self, info: LogInfo) -> Verification:
@@ -169,18 +177,34 @@ class Service:
             await parts.enter_async_context(self._manager)
             await asyncio.to_thread(refuse_as_root, self._files(), work="", unit="certstream")
             await parts.enter_async_context(self._state)
+            await parts.enter_async_context(self._http)
+            await self._take_lists(stop)
             if self._archive is not None:
+                self._archive.expect(self._live.infos)
                 self._archive.heed(stop)
                 await parts.enter_async_context(self._archive)
-            await parts.enter_async_context(self._http)
             await parts.enter_async_context(self._trust)
-            self._trust.watch([recipe.followed for recipe in self._live.recipes])
+            self._trust.watch(self._live.followed)
             self._following.begin(self._live.recipes)
             server = self._serving = await parts.enter_async_context(self._server())
             self._announce(server)
             self._manager.ready()
             await self._follow(self._following.supervisor, stop)
         log.info("stopped")
+
+    async def _take_lists(self, stop: asyncio.Event) -> None:
+        """Take the log lists that are kept; none is waited for, but where a log may not be read without its key.
+
+        Raises ConfigError where no list knows that.
+        """
+        config, logs = self._asked.config, self._asked.followed
+        await self._lists.configure(config, logs)
+        if self._lists.without_key(logs):
+            await self._lists.fetch(stop)
+        if not stop.is_set():
+            refuse_without_keys(self._lists.without_key(logs), config)
+        self._live = self._asked.of(self._lists.wanted(config, logs))
+        self._lists.settle(self._live.followed)
 
     def _files(self) -> list[Path]:
         """What this service writes."""
@@ -206,12 +230,14 @@ class Service:
                 background.append(group.create_task(reap_orphans(), name="orphans"))
             archiving = None if self._archive is None else group.create_task(self._archive.run(), name="archive")
             group.create_task(supervisor.run(), name="logs")
-            reloading = None if self._reloader is None else group.create_task(self._reloader.run(), name="reload")
+            changing = [group.create_task(self._lists.run(self._take_other_logs), name="log lists")]
+            if self._reloader is not None:
+                changing.append(group.create_task(self._reloader.run(), name="reload"))
             await stop.wait()
             log.info("stopping", clients=self._hub.clients())
-            if reloading is not None:
-                reloading.cancel()
-                await asyncio.wait([reloading])
+            for task in changing:
+                task.cancel()
+            await asyncio.wait(changing)
             if self._archive is not None:
                 self._archive.jobs.stop()
             await supervisor.stop(_FINISH_S)
@@ -238,8 +264,25 @@ class Service:
         if loaded.config.hot_reload.enabled:
             self._reloader = Reloader(loaded, self._metrics, prepare=prepare, apply=self._apply)
 
-    async def _apply(self, live: LiveSettings) -> bool:
+    async def _apply(self, asked: LiveSettings) -> bool:
         """Work by other settings from now on; whether they are other ones. Dropping no client, and no entry."""
+        async with self._changing:
+            self._asked = asked
+            await self._lists.configure(asked.config, asked.followed)
+            for each in self._lists.without_key(asked.followed):
+                log.error("log is not followed: it says enforce, and its key is not known", log=each.info.name)
+            return await self._take_logs()
+
+    async def _take_other_logs(self) -> None:
+        """Follow other logs from now on, where the lists say so."""
+        async with self._changing:
+            await self._take_logs()
+
+    async def _take_logs(self) -> bool:
+        asked = self._asked
+        return await self._take(asked.of(self._lists.wanted(asked.config, asked.followed)))
+
+    async def _take(self, live: LiveSettings) -> bool:
         if live == self._live and self._is_applied:
             return False
         self._is_applied = False
@@ -252,6 +295,7 @@ class Service:
         return True
 
     def _change_archive(self, live: LiveSettings) -> None:
+        self._lists.settle(live.followed)
         if self._archive is not None:
             self._archive.apply(live.config, live.infos)
 
@@ -261,6 +305,9 @@ class Service:
             log.info("the archive is off, this signal starts nothing", signal="SIGHUP")
         else:
             self._archive.jobs.ask()
+
+    def _log_states(self) -> Mapping[str, LogState]:
+        return {status.log.base_url: status.state for status in self._following.statuses()}
 
     async def _live_first(self) -> None:
         """Wait while a log is caught up with, though not for ever: it may never end."""
@@ -303,6 +350,7 @@ class Service:
             took_entries = index > known.current_index
             self._state.advance(url, index, tree_size, int(time.time()) if took_entries else known.last_success)
         self._trust.keep_edge(info)
+        self._lists.advanced(url, index, tree_size)
 
     def _server(self) -> StreamServer:
         config = self._config
@@ -333,6 +381,7 @@ class Service:
             archive=None if self._archive is None else self._archive.health(),
             jobs=None if self._archive is None else self._archive.job_health(),
             share=self._delivery.share,
+            lists=list_health(self._lists.statuses()),
         )
 
     def _announce(self, server: StreamServer) -> None:

@@ -182,6 +182,15 @@ class LiveSettings:
     min_share: float  # below it the service is not ready
 
     @property
+    def followed(self) -> list[FollowedLog]:
+        """The logs, and what the configuration or a log list says of each."""
+        return [recipe.followed for recipe in self.recipes]
+
+    def of(self, logs: Sequence[FollowedLog]) -> LiveSettings:
+        """The same for these logs."""
+        return replace(self, recipes=tuple(log_recipes(self.config.ct_log, logs)))
+
+    @property
     def infos(self) -> list[LogInfo]:
         """The logs that are followed."""
         return [recipe.followed.info for recipe in self.recipes]

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 import structlog
 
+from certstream.app.bounds import bounded
 from certstream.app.evidence_desk import LOOK_S, EvidenceDesk
 from certstream.app.settings import FollowedLog, LogRecipe
 from certstream.client.base import LogClient
@@ -104,7 +105,12 @@ class Trustees:
         self._unverified = frozenset(unverified)
 
     def client(self, recipe: LogRecipe, reading: LogClient) -> LogClient:
-        """What reads a log from its position in the state on: verified as its recipe says, or as it is."""
+        """What reads a log from its position on, up to where it ends: verified as its recipe says, or as it is."""
+        position = self._state.position(recipe.followed.info.base_url)
+        verified = self._client(recipe, reading)
+        return bounded(verified, recipe.followed, 0 if position is None else position.tree_size, self.found)
+
+    def _client(self, recipe: LogRecipe, reading: LogClient) -> LogClient:
         info, url = recipe.followed.info, recipe.followed.info.base_url
         self._clients.pop(url, None)
         self._recipes[url] = recipe

@@ -15,6 +15,8 @@ Verified: TypeAlias = Literal["off", "unverified", "warn", "enforce"]
 JobState: TypeAlias = Literal["never", "running", "succeeded", "failed", "interrupted"]
 
 NO_LOGS: Final = "no logs are configured: nothing to stream"
+NO_LIST: Final = "no log is followed: no log list could be had yet"
+NO_LISTED_LOG: Final = "no log is followed: the log lists have none that is wanted"
 
 _STATUS_OF: Final[dict[LogState, Status]] = {
     "starting": "healthy",
@@ -94,6 +96,21 @@ class JobHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class ListHealth:
+    """One log list that names logs, or their keys."""
+
+    name: str
+    location: str
+    signed: bool
+    version: str | None
+    published_s: float | None  # Unix time, as the list says
+    age_s: float | None  # since it was known to be current; None: there is none
+    logs: int
+    waits_for: str | None  # the list without which it is not used, where there is none of that
+    last_error: str | None  # None where it could be had
+
+
+@dataclass(frozen=True, slots=True)
 class DeepHealth:
     """The service as a whole."""
 
@@ -105,6 +122,7 @@ class DeepHealth:
     archive: ArchiveHealth | None = None  # None: there is none
     jobs: Mapping[str, JobHealth] = field(default_factory=dict)  # by name
     share: float | None = None  # of all logs together
+    lists: Sequence[ListHealth] = ()
 
 
 def assess(
@@ -116,6 +134,7 @@ def assess(
     archive: ArchiveHealth | None = None,
     jobs: Mapping[str, JobHealth] | None = None,
     share: float | None = None,
+    lists: Sequence[ListHealth] = (),
 ) -> DeepHealth:
     """Judge the service by its logs: unhealthy when more than half are, degraded when any log is not healthy.
 
@@ -131,13 +150,18 @@ def assess(
     if counts["unhealthy"] * 2 > len(logs):
         status = "unhealthy"
     jobs = dict(jobs or {})
-    found = (*warnings, *_warnings(logs, archive, jobs))
-    return DeepHealth(status, version, uptime_s, tuple(logs), found, archive, jobs, share)
+    found = (*warnings, *_warnings(logs, archive, jobs, lists))
+    return DeepHealth(status, version, uptime_s, tuple(logs), found, archive, jobs, share, tuple(lists))
 
 
-def _warnings(logs: Sequence[LogHealth], archive: ArchiveHealth | None, jobs: Mapping[str, JobHealth]) -> Iterator[str]:
+def _warnings(
+    logs: Sequence[LogHealth],
+    archive: ArchiveHealth | None,
+    jobs: Mapping[str, JobHealth],
+    lists: Sequence[ListHealth],
+) -> Iterator[str]:
     if not logs:
-        yield NO_LOGS
+        yield NO_LOGS if not lists else NO_LIST if all(each.age_s is None for each in lists) else NO_LISTED_LOG
     if archive is not None and archive.state == "failing":
         yield f"the archive fails, and is tried again: {archive.last_error or 'no reason is known'}"
     for name, job in jobs.items():
@@ -162,6 +186,7 @@ def to_json(health: DeepHealth, active_connections: int) -> dict[str, Any]:
         "logs": [asdict(log) for log in health.logs],
         "archive": None if health.archive is None else asdict(health.archive),
         "jobs": {name: asdict(replace(job, detail=dict(job.detail))) for name, job in health.jobs.items()},
+        "lists": [asdict(each) for each in health.lists],
     }
 
 

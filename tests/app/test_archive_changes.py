@@ -31,7 +31,8 @@ async def at_once() -> None:
 
 
 def config(root: Path, **sections: Any) -> Config:
-    return Config.model_validate({"delta_sink": {"enabled": True, "table_path": str(root)}, **sections})
+    sink = {"enabled": True, "table_path": str(root)}
+    return Config.model_validate({"delta_sink": sink, "log_lists": {"enabled": False}, **sections})
 
 
 @asynccontextmanager

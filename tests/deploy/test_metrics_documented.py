@@ -12,11 +12,12 @@ from certstream.metrics import Metrics
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from certstream.simulator.server import SimulatorServer
+from tests.ct.log_list_support import classic, document
 from tests.deploy.deploy_support import Family, documented, families
 from tests.e2e.command_support import STAGING, archive_options
 from tests.e2e.e2e_support import PATIENCE_S, Service
 
-UNITS = ("seconds", "bytes", "entries", "rows", "ranges", "certificates", "clients", "info", "total", "fds")
+UNITS = ("seconds", "bytes", "entries", "logs", "rows", "ranges", "certificates", "clients", "info", "total", "fds")
 # Yes or no, and what counts neither a unit nor things: positions, a size that a specification names, states.
 UNITLESS = {
     "certstream_log_position",
@@ -41,6 +42,8 @@ UNITLESS = {
 async def everything_on(directory: Path) -> str:
     """/metrics of a service that archived, filled and merged, read broken certificates, and met a failing log."""
     log = SimulatedLog("log", kinds={"rfc6962", "static"}, initial=600, seed=3, unparseable=0.1)
+    (directory / "list.json").write_bytes(document(classic(1)))
+    listed = {"name": "ours", "location": "list.json", "unsigned": True}
     async with SimulatorServer([log]) as server:
         options = archive_options(
             server.infos(),
@@ -48,6 +51,7 @@ async def everything_on(directory: Path) -> str:
             backfill={"staging_path": STAGING, "from_index": 0, "on_start": True},
             maintenance={"enabled": True, "interval_secs": 10},
             hot_reload={"enabled": True},
+            log_lists={"enabled": True, "google": False, "apple": False, "exclude_names": ["Log 1"], "lists": [listed]},
         )
         failing = log.faults.add(Fault(FaultKind.SERVER_ERROR, on="get-sth"))
         async with Service(directory, options, ()) as service, asyncio.timeout(PATIENCE_S):

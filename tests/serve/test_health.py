@@ -87,6 +87,7 @@ def test_the_answer_has_the_counts_and_every_log() -> None:
         ],
         "archive": None,
         "jobs": {},
+        "lists": [],
     }
 
 

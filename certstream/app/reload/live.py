@@ -6,7 +6,7 @@ from typing import Final
 
 from certstream.config.option import Option
 
-_SECTIONS: Final = frozenset({"auth", "connection_limit", "rate_limit", "cors"})
+_SECTIONS: Final = frozenset({"auth", "connection_limit", "rate_limit", "cors", "log_lists"})
 _OPTIONS: Final = frozenset(
     {
         "log_level",

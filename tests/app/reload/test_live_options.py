@@ -11,6 +11,8 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from certstream.app.listed_logs import asked_of, wish_of
+from certstream.app.log_lists import follows_lists
 from certstream.app.reload.live import is_live, is_taken_over
 from certstream.app.settings import configured_logs, live_settings
 from certstream.config import Config, load_config
@@ -83,7 +85,8 @@ def with_value(path: str, value: Any) -> dict[str, Any]:
 def taken_up(config: Config) -> tuple[object, ...]:
     """What the running parts are given."""
     live = live_settings(config, configured_logs(config), {})
-    return live.fetch, live.recipes, live.access, live.min_share, config.log_level, config.log_format
+    lists = follows_lists(config), asked_of(config), wish_of(config)
+    return live.fetch, live.recipes, live.access, live.min_share, config.log_level, config.log_format, lists
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,223 @@
+"""The real process follows what a signed log list names, and what changes there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from certstream.simulator.log import SimulatedLog
+from tests.client.log_list_support import Publisher, publishing
+from tests.e2e.archive_service_support import eventually, stands_at, url_of
+from tests.e2e.e2e_support import Service, Simulate, StartService
+from tests.e2e.log_list_support import LISTS, entry, listing, readonly
+from tests.e2e.test_hot_reload import edit
+
+ON = {"hot_reload": {"enabled": True}}
+KEPT = "log_lists"  # beside the state file
+
+
+@pytest.fixture
+async def publisher() -> AsyncIterator[Publisher]:
+    async with publishing() as publisher:
+        yield publisher
+
+
+async def log_has_position(service: Service, log: SimulatedLog) -> None:
+    await service.until(lambda line: line.get("log") == log.name and line.get("position") is not None)
+
+
+async def look_again(service: Service, publisher: Publisher, interval_s: int) -> None:
+    """Let the service look at the list before its time: another interval makes it do so."""
+    looks = len(publisher.counted("/list.json"))
+    await edit(service, {**listing(publisher, log_lists={"refresh_interval_secs": interval_s}), **ON})
+    await eventually(lambda: len(publisher.counted("/list.json")) > looks)
+
+
+def followed(health: dict[str, Any]) -> list[str]:
+    return [log["name"] for log in health["logs"]]
+
+
+async def test_a_configuration_without_logs_follows_the_lists_from_their_heads(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    a, b, c = (SimulatedLog(name, initial=10, seed=seed) for seed, name in enumerate("abc"))
+    await simulate(a, b, c)
+    publisher.publish(entry(a), entry(b, "static"), entry(c, state={"retired": {}}))
+    service = await start_service(listing(publisher))
+    for log in (a, b):
+        await log_has_position(service, log)
+    async with service.listen() as client:
+        a.grow(5)
+        b.grow(300)
+        await client.until_index("a", 14)
+        await client.until_index("b", 309)
+    assert (client.indices("a"), client.indices("b")) == (list(range(10, 15)), list(range(10, 310)))
+    assert followed(await service.health()) == ["a", "b"]
+    assert (await service.stop())[0] == 0
+    assert c.endpoints.total() == 0
+
+
+async def test_a_log_that_appears_is_read_from_0_and_one_that_disappears_to_its_last_head(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    a, b, new = (SimulatedLog(name, initial=10, seed=seed) for seed, name in enumerate(("a", "b", "new")))
+    await simulate(a, b, new)
+    publisher.publish(entry(a), entry(b))
+    service = await start_service({**listing(publisher), **ON})
+    for log in (a, b):
+        await log_has_position(service, log)
+    async with service.listen() as client:
+        requests = len(a.requests)
+        publisher.publish(entry(a), entry(new, "static"))
+        await look_again(service, publisher, 61)
+        await client.until_index("new", 9)
+        gone = await service.until(lambda line: line["event"].startswith("log is followed no more"))
+        assert gone["log"] == "b"
+        a.grow(5)
+        await client.until_index("a", 14)
+    assert client.indices("new") == list(range(10))
+    assert client.indices("a") == list(range(10, 15))
+    assert requests
+    assert [line["log"] for line in service.lines if line["event"] == "stopped following log"] == ["b"], "of the others"
+    assert followed(await service.health()) == ["a", "new"]
+    assert (await service.stop())[0] == 0
+    assert stands_at(service, url_of(b, "rfc6962")) == 10
+
+
+async def test_a_log_that_appears_while_the_service_is_stopped_is_read_from_0(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    a, new = SimulatedLog("a", initial=10), SimulatedLog("new", initial=20, seed=1)
+    await simulate(a, new)
+    publisher.publish(entry(a))
+    service = await start_service(listing(publisher))
+    await log_has_position(service, a)
+    assert (await service.stop())[0] == 0
+    publisher.publish(entry(a), entry(new))
+    await service.start()
+    await eventually(lambda: stands_at(service, url_of(new, "rfc6962")) == 20)
+    assert new.endpoints["get-entries"] > 0
+    assert service.state["logs"][url_of(new, "rfc6962")]["start_index"] == 0
+    assert service.state["logs"][url_of(a, "rfc6962")]["start_index"] == 10
+
+
+async def test_without_a_network_the_list_that_was_kept_is_followed(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    log = SimulatedLog("log", initial=10)
+    await simulate(log)
+    publisher.publish(entry(log))
+    service = await start_service(listing(publisher))
+    await log_has_position(service, log)
+    assert (await service.stop())[0] == 0
+    assert list((service.directory / KEPT).iterdir())
+    log.grow(5)
+    publisher.publish(entry(log), version="2.0")
+    publisher.signature = b"of something else"
+    await service.start()
+    await eventually(lambda: stands_at(service, url_of(log, "rfc6962")) == 15)
+
+
+async def test_ports_answer_while_no_list_can_be_had_and_its_logs_follow_when_it_comes(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    log = SimulatedLog("log", initial=10)
+    await simulate(log)
+    service = await start_service({**listing(publisher), **ON})  # nothing is published yet
+    await service.until(lambda line: line["event"] == "log list cannot be had")
+    health = await service.health()
+    assert (health["status"], health["logs"]) == ("degraded", [])
+    assert health["warnings"] == ["no log is followed: no log list could be had yet"]
+    assert [(each["name"], each["logs"]) for each in health["lists"]] == [("ours", 0)]
+    publisher.publish(entry(log))
+    await look_again(service, publisher, 61)
+    await log_has_position(service, log)
+    assert (await service.health())["status"] == "healthy"
+    assert (await service.stop())[0] == 0
+    assert stands_at(service, url_of(log, "rfc6962")) == 10, "it is the first look at the list"
+
+
+async def test_a_readonly_log_is_read_to_its_final_tree_head_and_no_further(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    a, b = SimulatedLog("a", initial=20), SimulatedLog("b", initial=300, seed=1)
+    await simulate(a, b)
+    final_a, final_b = a.tree.root(20), b.tree.root(270)
+    publisher.publish()
+    other = SimulatedLog("other", initial=1, seed=2)
+    await simulate(other)
+    publisher.publish(entry(other))
+    service = await start_service({**listing(publisher), **ON})
+    await log_has_position(service, other)
+    publisher.publish(entry(other), readonly(a, 20, final_a), readonly(b, 270, final_b, "static"))
+    await look_again(service, publisher, 61)
+    await eventually(lambda: stands_at(service, url_of(a, "rfc6962")) == 20)
+    await eventually(lambda: stands_at(service, url_of(b, "static")) == 270)
+    logs = {log["name"]: log for log in (await service.health())["logs"]}
+    assert (logs["b"]["tree_size"], logs["b"]["state"]) == (270, "following")
+    assert (await service.stop())[0] == 0
+    assert stands_at(service, url_of(b, "static")) == 270
+
+
+async def test_the_position_of_a_log_goes_along_to_its_new_url(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    log = SimulatedLog("log", initial=10)
+    await simulate(log)
+    publisher.publish(entry(log))
+    service = await start_service({**listing(publisher), **ON})
+    await log_has_position(service, log)
+    async with service.listen() as client:
+        publisher.publish(entry(log, "static"))
+        await look_again(service, publisher, 61)
+        moved = await service.until(lambda line: line["event"].startswith("log has another URL"))
+        assert (moved["before"], moved["url"]) == (url_of(log, "rfc6962"), url_of(log, "static"))
+        log.grow(5)
+        await client.until_index("log", 14)
+    assert client.indices("log") == list(range(10, 15))
+    assert (await service.stop())[0] == 0
+    publisher.publish(entry(log))  # and back, while it is stopped
+    log.grow(5)
+    await service.start()
+    await eventually(lambda: stands_at(service, url_of(log, "rfc6962")) == 20)
+    assert stands_at(service, url_of(log, "static")) is None
+
+
+async def test_a_changed_selection_takes_logs_out_at_once_and_others_in_at_their_heads(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    a, b = SimulatedLog("a", initial=10), SimulatedLog("b", initial=20, seed=1)
+    await simulate(a, b)
+    publisher.publish(entry(a), entry(b))
+    options = {**listing(publisher, log_lists={"exclude_names": ["b"]}), **ON}
+    service = await start_service(options)
+    await log_has_position(service, a)
+    await edit(service, {**options, LISTS: {**options[LISTS], "exclude_names": ["a"]}})
+    await log_has_position(service, b)
+    assert followed(await service.health()) == ["b"]
+    assert stands_at(service, url_of(b, "rfc6962")) in (None, 20)
+    assert (await service.stop())[0] == 0
+    assert service.state["logs"][url_of(b, "rfc6962")]["start_index"] == 20
+
+
+async def test_metrics_and_health_say_how_the_lists_are_doing(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    log = SimulatedLog("log", initial=1)
+    await simulate(log)
+    publisher.publish(entry(log), version="7.5")
+    service = await start_service(listing(publisher))
+    await log_has_position(service, log)
+    (status,) = (await service.health())["lists"]
+    assert (status["name"], status["version"], status["signed"], status["logs"], status["last_error"]) == (
+        "ours", "7.5", True, 1, None,
+    )  # fmt: skip
+    metrics = (await service.get("/metrics"))[1]
+    assert 'certstream_log_list_logs{list="ours"} 1.0' in metrics
+    assert 'certstream_log_list_failures_total{list="ours"} 0.0' in metrics
+    (age,) = [line for line in metrics.splitlines() if line.startswith("certstream_log_list_age_seconds{")]
+    assert 0 <= float(age.split()[-1]) < 60
+    assert json.dumps(status)
