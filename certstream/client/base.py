@@ -54,6 +54,9 @@ class LogClient(Protocol):
         `tree_size` is what is believed from then on, whatever larger sizes heads gave.
         """
 
+    def forget(self) -> None:
+        """Keep nothing of what was downloaded: it turned out to be wrong, and is asked for again."""
+
     def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
         """Yield the entries of [start, stop) in order, all of them, each batch beginning where the last one ended.
 
@@ -84,6 +87,9 @@ class HttpReader:
     def waits(self) -> Waits:
         """What reading the log spends its time on."""
         return self._http.waits(self._log)
+
+    def forget(self) -> None:
+        """Keep nothing of what was downloaded, see LogClient."""
 
     async def _fetch_head(self, path: str, parse: Callable[[bytes], TreeHead]) -> TreeHead:
         """The tree head at `path`, unverified. Raises FetchError."""

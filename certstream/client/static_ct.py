@@ -77,6 +77,10 @@ class StaticClient(HttpReader):
         wait_s = since + self._settings.partial_tile_wait_s - now
         return Readable(tree_size, None) if wait_s <= 0 else Readable(unread, wait_s)
 
+    def forget(self) -> None:
+        """Download every data tile anew, see LogClient."""
+        self._kept.clear()
+
     async def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
         """Yield the entries of [start, stop) in order, see LogClient; with `join_tiles`, of several tiles together.
 

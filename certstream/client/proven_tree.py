@@ -1,0 +1,263 @@
+"""What of a log's tree is proven, and the signed heads that it is proven under.
+
+A head whose signature holds is a candidate, no more: entries are proven under it where their leaf hashes, added to the
+edge of what was proven before, lead to its root, or where the log proves that its tree begins with that edge. What was
+proven once is what every later head has to begin with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from certstream.client.proofs import Prover
+from certstream.client.range_proofs import RangeChecker, Unproven
+from certstream.ct.edge import TreeEdge
+from certstream.ct.signatures import verify_tree_head
+from certstream.ct.types import HASH_BYTES, LogInfo, TreeHead
+from certstream.errors import FetchError, InvalidProofError, InvalidSignatureError, LogMisbehaviourError
+from certstream.evidence import Case, CaseKind
+
+_HEADS: Final = 16  # remembered, and the largest; frontends of a log lag a few heads behind each other
+_NOTED: Final = 64  # cases remembered: the same one under another head is no other
+_MOST_CASES: Final = 3  # of ranges of wrong entries that were read together
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What became of entries that were to be proven."""
+
+    unproven: Sequence[Unproven] = ()  # ascending; all others are proven
+    error: LogMisbehaviourError | None = None  # where there are such
+
+
+class ProvenTree:
+    """The proven beginning of one log's tree. Belongs to one task at a time, but for `take` and `matches`."""
+
+    def __init__(
+        self,
+        log: LogInfo,
+        prover: Prover,
+        key: bytes,
+        note: Callable[[Case], None],
+        edge: TreeEdge | None = None,
+    ) -> None:
+        """`key`: the log's SubjectPublicKeyInfo. `edge`: what was proven before, if that is known."""
+        self._log = log
+        self._prover = prover
+        self._ranges = RangeChecker(prover, log)
+        self._key = key
+        self._note_case = note
+        self.edge = edge  # proven; behind what was proven last. None: it has to be taken from the log
+        self._anchor = edge  # the longest one that is proven
+        self._reference: TreeHead | None = None  # the head whose root was that of the anchor
+        self._heads: dict[tuple[int, bytes], TreeHead] = {}  # candidates; those that came last go last
+        self._noted: dict[object, Case] = {}
+
+    @property
+    def tree_size(self) -> int:
+        """Of the largest head that is a candidate."""
+        return max((size for size, _ in self._heads), default=0)
+
+    def take(self, head: TreeHead) -> None:
+        """Make a head a candidate.
+
+        Raises InvalidSignatureError where its signature does not hold, LogMisbehaviourError where it has another root
+        than what is proven has at its size.
+        """
+        place = head.tree_size, head.root_hash
+        if self._heads.get(place) != head:
+            self._verify(head)
+        self._compare(head)
+        self._heads.pop(place, None)
+        self._heads[place] = head
+        self._forget_heads()
+
+    def _compare(self, head: TreeHead) -> None:
+        error = f"{self._log.name}: another root than before for a tree of {head.tree_size} entries"
+        anchor, size = self._anchor, head.tree_size
+        is_other = anchor is not None and anchor.size == size and anchor.root() != head.root_hash
+        seen = [*self._heads.values(), *([] if self._reference is None else [self._reference])]
+        rivals = [each for each in seen if each.tree_size == size and each.root_hash != head.root_hash]
+        if rivals and (size, head.root_hash) not in self._heads:
+            self._note("two_roots", error, [rivals[-1], head])
+        elif anchor is not None and is_other:
+            self._note("two_roots", error, [head], hashes={"root_proven_before": anchor.root()})
+        if is_other:
+            raise LogMisbehaviourError(error)
+
+    def _verify(self, head: TreeHead) -> None:
+        try:
+            verify_tree_head(head, self._key)
+        except InvalidSignatureError as exc:
+            error = f"{self._log.name}: {exc}"
+            self._note("signature", error, [head])
+            raise InvalidSignatureError(error) from exc
+
+    def _forget_heads(self) -> None:
+        largest = self.tree_size
+        for place in [place for place in self._heads if place[0] != largest][: max(0, len(self._heads) - _HEADS)]:
+            del self._heads[place]
+
+    def _covering(self, size: int) -> list[TreeHead]:
+        """Candidates of at least that size, and of what is proven: the smallest first, of one size the newest."""
+        least = max(size, 0 if self._anchor is None else self._anchor.size)
+        return sorted((head for head in reversed(self._heads.values()) if head.tree_size >= least), key=_tree_size)
+
+    def covers(self, size: int) -> bool:
+        """Whether there is a candidate of at least that size."""
+        return self.tree_size >= size
+
+    def matches(self, edge: TreeEdge) -> bool:
+        """Whether an edge, that continues the proven one, has the root of a candidate; it is proven then."""
+        head = self._heads.get((edge.size, edge.root())) if edge.size else None
+        if head is None:
+            return False
+        self._proved(edge, head)
+        return True
+
+    async def begin(self, start: int) -> TreeEdge:
+        """Return the edge of the first `start` entries: the one at hand, or one that the log proves.
+
+        Raises FetchError, and LogMisbehaviourError where what the log gives does not fit.
+        """
+        failure: LogMisbehaviourError | None = None
+        for head in self._covering(start):
+            try:
+                return await self._edge_under(head, start)
+            except LogMisbehaviourError as exc:
+                failure = failure or exc
+        raise failure or FetchError(f"{self._log.name}: no head covers {start} entries", status="body")
+
+    async def prove(self, start: int, leaves: bytes, after: TreeEdge | None = None) -> Proof:
+        """Prove entries by their leaf hashes, 32 bytes each, from index `start` on.
+
+        `edge` is then the one behind them, or behind those before the first that is not proven. `after`: that one, if it was computed already. Raises FetchError where the log gives no proof.
+        """
+        stop = start + len(leaves) // HASH_BYTES
+        failure: LogMisbehaviourError | None = None
+        for head in self._covering(stop):
+            try:
+                return await self._prove_under(head, start, leaves, after)
+            except LogMisbehaviourError as exc:
+                failure = failure or exc
+        if failure is None:
+            raise FetchError(f"{self._log.name}: no head covers {stop} entries", status="body")
+        return Proof([Unproven(start, stop, str(failure))], failure)
+
+    async def _edge_under(self, head: TreeHead, start: int) -> TreeEdge:
+        if self.edge is not None and self.edge.size == start:
+            return self.edge
+        anchor = self._anchor
+        if anchor is not None:
+            await self._check_begins(head, anchor)
+        try:
+            self.edge = await self._prover.edge(head, start)
+        except InvalidProofError as exc:
+            error = f"{self._log.name}: the beginning at {start} is not proven under a head of {head.tree_size}: {exc}"
+            raise self._failed("wrong_root", head, error, start, start) from exc
+        self._anchor = self._anchor or self.edge
+        return self.edge
+
+    async def _prove_under(self, head: TreeHead, start: int, leaves: bytes, after: TreeEdge | None) -> Proof:
+        """Raises FetchError; LogMisbehaviourError where the head does not begin with what was proven before."""
+        before = await self._edge_under(head, start)
+        after = after or before.extended(leaves)
+        try:
+            await self._check(head, after)
+        except InvalidProofError as exc:
+            return await self._tell_apart(head, before, leaves, after, exc)
+        self._proved(after, head)
+        return Proof()
+
+    async def _check(self, head: TreeHead, edge: TreeEdge) -> None:
+        if edge.size < head.tree_size:
+            await self._prover.check_edge(head, edge)
+        elif edge.root() != head.root_hash:
+            raise InvalidProofError(f"another root than the head's of {head.tree_size} entries")
+
+    async def _check_begins(self, head: TreeHead, edge: TreeEdge) -> None:
+        """Check that a head begins with what was proven before; it is no candidate else, until it comes again."""
+        try:
+            await self._check(head, edge)
+        except InvalidProofError as exc:
+            self._heads.pop((head.tree_size, head.root_hash), None)
+            error = f"{self._log.name}: a head of {head.tree_size} entries is not consistent with the first {edge.size}"
+            hashes = {"root_proven_before": edge.root()}
+            raise self._failed("inconsistent", head, f"{error}: {exc}", edge.size, head.tree_size, hashes) from exc
+
+    async def _tell_apart(
+        self, head: TreeHead, before: TreeEdge, leaves: bytes, after: TreeEdge, cause: InvalidProofError
+    ) -> Proof:
+        """Whether the head does not fit, or which of the entries."""
+        try:
+            await self._check_begins(head, before)
+            unproven = await self._ranges.check_leaves(head, before.size, leaves)
+        except FetchError:  # it is known that something is wrong, and only later what
+            unproven = [Unproven(before.size, after.size, str(cause))]
+        if not unproven:  # each stands in a tree that begins with what was proven: the first proof was wrong
+            self._proved(after, None)
+            return Proof()
+        whole = (unproven[0].start, unproven[0].stop) == (before.size, after.size)
+        errors = [
+            self._failed(
+                "wrong_root" if whole and after.size - before.size > 1 else "wrong_leaf",
+                head,
+                f"{self._log.name}: entries [{each.start}, {each.stop}) are not in the tree of {head.tree_size}: {cause}",
+                each.start,
+                each.stop,
+                _hashes_of(each, before, leaves),
+            )
+            for each in unproven[:_MOST_CASES]
+        ]
+        self._proved(before.extended(leaves[: (unproven[0].start - before.size) * HASH_BYTES]), None)
+        return Proof(unproven, errors[0])
+
+    def _proved(self, edge: TreeEdge, head: TreeHead | None) -> None:
+        self.edge = edge
+        if self._anchor is None or edge.size >= self._anchor.size:
+            self._anchor = edge
+            is_its_root = head is not None and head.tree_size == edge.size
+            self._reference = head if is_its_root else self._reference
+
+    def _failed(
+        self,
+        kind: CaseKind,
+        head: TreeHead,
+        error: str,
+        start: int,
+        stop: int,
+        hashes: dict[str, bytes] | None = None,
+    ) -> LogMisbehaviourError:
+        heads = [head] if self._reference is None or kind == "wrong_leaf" else [self._reference, head]
+        self._note(kind, error, heads, start, stop, hashes or {})
+        return InvalidProofError(error)
+
+    def _note(
+        self,
+        kind: CaseKind,
+        error: str,
+        heads: list[TreeHead],
+        start: int | None = None,
+        stop: int | None = None,
+        hashes: dict[str, bytes] | None = None,
+    ) -> None:
+        case = Case(kind, self._log, error, heads, start, stop, hashes or {})
+        of_leaf = kind == "wrong_leaf"  # the same under each head
+        known = (kind, start, stop, *(hashes or {}).items()) if of_leaf else case.key()
+        self._note_case(self._noted.setdefault(known, case))
+        while len(self._noted) > _NOTED:
+            del self._noted[next(iter(self._noted))]
+
+
+def _tree_size(head: TreeHead) -> int:
+    return head.tree_size
+
+
+def _hashes_of(wrong: Unproven, before: TreeEdge, leaves: bytes) -> dict[str, bytes]:
+    """What was computed of what was read: the leaf hash of one entry, of several the root up to their end."""
+    first, last = wrong.start - before.size, wrong.stop - before.size
+    if last - first == 1:
+        return {"leaf_hash_of_what_was_read": leaves[first * HASH_BYTES : last * HASH_BYTES]}
+    return {"root_of_what_was_read": before.extended(leaves[: last * HASH_BYTES]).root()}
