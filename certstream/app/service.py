@@ -241,6 +241,7 @@ class Service:
             if self._archive is not None:
                 self._archive.jobs.stop()
             await supervisor.stop(_FINISH_S)
+            await self._trust.finish(_FINISH_S)
             if self._archive is not None and archiving is not None:
                 archiving.cancel()
                 await asyncio.wait([archiving])
@@ -289,8 +290,8 @@ class Service:
         if self._serving is not None:
             self._serving.apply(live.access)
         self._http.apply(live.fetch)
-        self._trust.watch([recipe.followed for recipe in live.recipes])
         await self._following.change(live.recipes, between=partial(self._change_archive, live))
+        self._trust.watch([recipe.followed for recipe in live.recipes])
         self._live, self._is_applied = live, True
         return True
 
@@ -335,6 +336,7 @@ class Service:
             position=None if position is None else position.current_index,
             tree_size=0 if position is None else position.tree_size,
             start=followed.start,
+            signed_heads=self._trust.is_verified(info),
             settings=recipe.tail,
             share=self._share,
         )

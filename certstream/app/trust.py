@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -91,14 +92,22 @@ class Trustees:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for client in self._clients.values():
+            client.close()
         await self._parts.aclose()
+
+    async def finish(self, budget_s: float) -> None:
+        """Prove what went out and is not proven yet; what is not within `budget_s` counts as tainted."""
+        if self._clients:
+            await asyncio.wait([asyncio.create_task(each.finish(budget_s)) for each in self._clients.values()])
 
     def watch(self, logs: Sequence[FollowedLog]) -> None:
         """These are the logs that are followed from now on; those whose keys are not known are named once."""
         self._desk.watch([each.info for each in logs])
         urls = {each.info.base_url for each in logs}
         self._recipes = {url: recipe for url, recipe in self._recipes.items() if url in urls}
-        self._clients = {url: client for url, client in self._clients.items() if url in urls}
+        for url in self._clients.keys() - urls:
+            self._clients.pop(url).close()
         unverified = {each.info.base_url: each.info.name for each in logs if verification_of(each) == "unverified"}
         if new := [name for url, name in unverified.items() if url not in self._unverified]:
             logger.info("logs are read unverified, their keys are not known", logs=", ".join(new))
@@ -112,7 +121,8 @@ class Trustees:
 
     def _client(self, recipe: LogRecipe, reading: LogClient) -> LogClient:
         info, url = recipe.followed.info, recipe.followed.info.base_url
-        self._clients.pop(url, None)
+        if (before := self._clients.pop(url, None)) is not None:
+            before.close()
         self._recipes[url] = recipe
         self._show(info)
         mode = recipe.followed.verification
@@ -158,6 +168,10 @@ class Trustees:
             return "suspect"
         verification = self._verification(info)
         return verification if verification in ("off", "unverified") else "verified"
+
+    def is_verified(self, info: LogInfo) -> bool:
+        """Whether what is read of a log is verified."""
+        return info.base_url in self._clients
 
     def compares(self, info: LogInfo) -> bool:
         """Whether its precertificates are compared with their leaves."""

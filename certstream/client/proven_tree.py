@@ -53,12 +53,18 @@ class ProvenTree:
         self._anchor = edge  # the longest one that is proven
         self._reference: TreeHead | None = None  # the head whose root was that of the anchor
         self._heads: dict[tuple[int, bytes], TreeHead] = {}  # candidates; those that came last go last
+        self._signed_size = 0
         self._noted: dict[object, Case] = {}
 
     @property
     def tree_size(self) -> int:
         """Of the largest head that is a candidate."""
         return max((size for size, _ in self._heads), default=0)
+
+    @property
+    def signed_size(self) -> int:
+        """Of the largest head that the log signed, whatever became of it."""
+        return self._signed_size
 
     def take(self, head: TreeHead) -> None:
         """Make a head a candidate.
@@ -69,6 +75,7 @@ class ProvenTree:
         place = head.tree_size, head.root_hash
         if self._heads.get(place) != head:
             self._verify(head)
+        self._signed_size = max(self._signed_size, head.tree_size)
         self._compare(head)
         self._heads.pop(place, None)
         self._heads[place] = head
@@ -105,10 +112,6 @@ class ProvenTree:
         least = max(size, 0 if self._anchor is None else self._anchor.size)
         return sorted((head for head in reversed(self._heads.values()) if head.tree_size >= least), key=_tree_size)
 
-    def covers(self, size: int) -> bool:
-        """Whether there is a candidate of at least that size."""
-        return self.tree_size >= size
-
     def matches(self, edge: TreeEdge) -> bool:
         """Whether an edge, that continues the proven one, has the root of a candidate; it is proven then."""
         head = self._heads.get((edge.size, edge.root())) if edge.size else None
@@ -133,7 +136,8 @@ class ProvenTree:
     async def prove(self, start: int, leaves: bytes, after: TreeEdge | None = None) -> Proof:
         """Prove entries by their leaf hashes, 32 bytes each, from index `start` on.
 
-        `edge` is then the one behind them, or behind those before the first that is not proven. `after`: that one, if it was computed already. Raises FetchError where the log gives no proof.
+        `edge` is then the one behind them, or behind those before the first that is not proven. `after`: the one behind
+        them, if it was computed already. Raises FetchError where the log gives no proof.
         """
         stop = start + len(leaves) // HASH_BYTES
         failure: LogMisbehaviourError | None = None
@@ -204,7 +208,7 @@ class ProvenTree:
             self._failed(
                 "wrong_root" if whole and after.size - before.size > 1 else "wrong_leaf",
                 head,
-                f"{self._log.name}: entries [{each.start}, {each.stop}) are not in the tree of {head.tree_size}: {cause}",
+                f"{each.error} (entries [{each.start}, {each.stop}) under a head of {head.tree_size})",
                 each.start,
                 each.stop,
                 _hashes_of(each, before, leaves),

@@ -43,6 +43,10 @@ class SignedHeads:
         """What reading the log spends its time on."""
         return self._client.waits
 
+    def forget(self) -> None:
+        """Keep nothing of what was downloaded, see LogClient."""
+        self._client.forget()
+
     def covering(self, stop: int) -> TreeHead | None:
         """The first head that came of those with entries up to `stop`: what is proven under it stays so."""
         return next((head for size, head in self._heads.items() if size >= stop), None)

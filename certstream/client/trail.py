@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 
@@ -12,6 +13,8 @@ from certstream.client.range_proofs import Unproven
 from certstream.ct.edge import TreeEdge
 from certstream.errors import FetchError
 
+_WAIT_S: Final = 1.0
+
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -19,8 +22,9 @@ class Trail:
     """The leaf hashes of what went out and is not proven yet: consecutive entries, at most `most`, or one batch.
 
     Where there are more, because the log gives no proofs, those before count as tainted, as they do where reading goes
-    on elsewhere. Where the edge behind a batch has the root of a head, all is proven at once; else the log is asked, in
-    a task that nobody waits for, when `every` entries are not proven, or nothing is left to read.
+    on elsewhere; a proof that is under way is waited for, for _WAIT_S, if the last one came in that time. Where the
+    edge behind a batch has the root of a head, all is proven at once; else the log is asked, in a task that nobody
+    waits for, when `every` entries are not proven, or nothing is left to read.
     """
 
     def __init__(
@@ -43,12 +47,20 @@ class Trail:
         self._hashes: list[bytes] = []  # of [start, stop), a batch each
         self._edge: TreeEdge | None = None  # of the first `stop` entries, if they are right and it is known
         self._is_due = False
+        self._is_slow = False
         self._task: asyncio.Task[None] | None = None
 
     def edge_before(self, start: int) -> TreeEdge | None:
         """The edge of the first `start` entries, if all are right; None where it is not known."""
         edge = self._edge if self._hashes else self._tree.edge
         return edge if edge is not None and edge.size == start else None
+
+    async def make_room(self, count: int) -> None:
+        """Wait a moment for a proof where `count` entries more are too many; not where the log is slow to prove."""
+        if self._task is None or self._is_slow or self._stop - self._start + count <= self._most:
+            return
+        done, _ = await asyncio.wait([self._task], timeout=_WAIT_S)
+        self._is_slow = not done
 
     def add(self, start: int, stop: int, hashes: bytes, after: TreeEdge | None) -> None:
         """Entries [start, stop) go out; `after`: the edge behind them, where that before them is known."""
@@ -86,6 +98,7 @@ class Trail:
         """Prove what there is now. What is not appended to it meanwhile cancels this."""
         count, start, stop, edge = len(self._hashes), self._start, self._stop, self._edge
         proof = await self._tree.prove(start, b"".join(self._hashes), edge)
+        self._is_slow = False
         del self._hashes[:count]
         self._start = stop
         self._tell(start, stop, proof.unproven)

@@ -17,6 +17,7 @@ from certstream.client.base import LogClient, Readable
 from certstream.client.proofs import Prover
 from certstream.client.proven_tree import Proof, ProvenTree
 from certstream.client.trail import Trail
+from certstream.client.waits import Waits
 from certstream.ct.edge import TreeEdge, leaf_hashes
 from certstream.ct.types import HASH_BYTES, TILE_WIDTH, EntryBatch, LogInfo, TreeHead, cut_batch, slice_batch
 from certstream.errors import FetchError, InvalidSignatureError, LogMisbehaviourError
@@ -110,6 +111,11 @@ class VerifiedClient:
         """Seconds until the log's operator takes requests again."""
         return self._client.paused_s
 
+    @property
+    def waits(self) -> Waits:
+        """What reading the log spends its time on."""
+        return self._client.waits
+
     def edge_at(self, position: int) -> TreeEdge | None:
         """The edge of the first `position` entries, for a later start; None where it is not known or not proven."""
         proven, last = self._tree.edge, self._last
@@ -152,12 +158,12 @@ class VerifiedClient:
         await self._trail.finish(budget_s)
 
     def close(self) -> None:
-        """Let nothing go on in the background; what is not proven counts as tainted. Reading may go on, all the same."""
+        """Let nothing go on in the background; what is not proven counts as tainted."""
         self._trail.close()
 
     async def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
         """Yield the entries of [start, stop) in order, see LogClient. A head that covers `stop` must have come."""
-        if not self._tree.covers(stop) and self._mode == "enforce":
+        if stop > (self._tree.tree_size if self._mode == "enforce" else self._tree.signed_size):
             raise ValueError(f"{self.log.name}: no verified head covers [{start}, {stop})")
         reading = self._enforced(start, stop) if self._mode == "enforce" else self._warned(start, stop)
         async with aclosing(reading) as batches:
@@ -219,6 +225,7 @@ class VerifiedClient:
         async with aclosing(self._client.batches(start, stop)) as batches:
             async for batch in batches:
                 hashes = await _hashed(batch)
+                await self._trail.make_room(len(batch))
                 before = self._trail.edge_before(batch.start)
                 read = None if before is None else _Read(batch, before, hashes, before.extended(hashes))
                 self._trail.add(batch.start, batch.stop, hashes, None if read is None else read.after)

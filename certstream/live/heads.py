@@ -31,10 +31,12 @@ class Heads:
 
     So a head far too large, once, does not hold a log for good, and a frontend that lags changes nothing. A head
     below the position, where entries beyond it were read, says nothing against a larger one; but when none else
-    comes for a while, the position lies `beyond` the tree.
+    comes for a while, the position lies `beyond` the tree. Heads whose signatures are verified are believed for good:
+    no smaller one is followed.
     """
 
-    def __init__(self, tree_size: int) -> None:
+    def __init__(self, tree_size: int, *, signed: bool = False) -> None:
+        self._signed = signed
         self.tree_size = tree_size  # until the first head of this run: what the last run knew
         self.beyond = False
         self._first = True
@@ -52,7 +54,7 @@ class Heads:
             self._first = False
             self._believe(tree_size)
             return None
-        if below or not self._smaller.add(tree_size, now_s):
+        if below or self._signed or not self._smaller.add(tree_size, now_s):
             return None
         given_up = self.tree_size
         self._believe(self._smaller.largest)

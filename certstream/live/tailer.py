@@ -66,7 +66,7 @@ class Tailer:
 
     Each batch goes to `publish`; once that returned, `advance(position, tree_size)` is called, as it is whenever the
     tree's size changes. Nothing else moves the position: no failure, no tree head. `tree_size` is what the last run
-    knew, shown until the first head comes.
+    knew, shown until the first head comes. `signed_heads`: the client gives none whose signature it has not verified.
     What `publish` and `advance` raise ends `run`; running again goes on with the same batch.
     """
 
@@ -80,6 +80,7 @@ class Tailer:
         position: int | None = None,
         tree_size: int = 0,
         start: Start = "head",
+        signed_heads: bool = False,
         settings: TailSettings | None = None,
         share: ShareSettings | None = None,
         clock: Clock | None = None,
@@ -95,7 +96,7 @@ class Tailer:
         self._condition = Condition(self._settings)
         self._position = position
         self._start = start
-        self._heads = Heads(tree_size)
+        self._heads = Heads(tree_size, signed=signed_heads)
         self._head_is_smaller = False
         self._poll_s = self._settings.poll_interval_s
         self._state: LogState = "starting"
