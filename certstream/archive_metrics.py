@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -10,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 ArchiveErrorKind: TypeAlias = Literal["disk_full", "storage", "conflict", "schema"]
 ARCHIVE_ERROR_KINDS: Final[tuple[ArchiveErrorKind, ...]] = get_args(ArchiveErrorKind)
+
+COVERAGE_KINDS: Final = ("archived", "verified", "tainted", "unparseable", "dropped", "missing")
 
 _FLUSH_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -28,6 +31,34 @@ class ArchivedLogMetrics:
         self._archive.lag_entries.remove(self._name)
 
 
+class CoverageMetrics:
+    """What of each log is in the archive, and what is known of it; by its configured name."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        texts = {
+            "archived": ("certstream_archive_entries", "Entries in the archive."),
+            "verified": (
+                "certstream_archive_verified_entries",
+                "Entries in the archive that are proven to stand in a tree that the log has signed.",
+            ),
+            "tainted": ("certstream_archive_tainted_entries", "Entries in the archive that could not be proven."),
+            "unparseable": ("certstream_archive_unparseable_entries", "Entries in the archive that nothing can read."),
+            "dropped": ("certstream_archive_dropped_entries", "Entries removed from the archive on purpose."),
+            "missing": ("certstream_archive_missing_entries", "Entries that a backfill would fetch."),
+        }
+        self._gauges = {kind: Gauge(*texts[kind], ["log"], registry=registry) for kind in COVERAGE_KINDS}
+        self._shown: set[str] = set()
+
+    def show(self, logs: Mapping[str, Mapping[str, float]]) -> None:
+        """Show these counts by name and kind, and nothing of other logs."""
+        for kind, gauge in self._gauges.items():
+            for name in self._shown - logs.keys():
+                gauge.remove(name)
+            for name, counts in logs.items():
+                gauge.labels(name).set(counts[kind])
+        self._shown = set(logs)
+
+
 class ArchiveMetrics:
     """What the archive counts: sink, backfill, merge and upkeep. `Metrics.archive` makes it."""
 
@@ -38,6 +69,7 @@ class ArchiveMetrics:
         self._define_backfill()
         self._define_merge()
         self._define_maintenance()
+        self.coverage = CoverageMetrics(registry)
         self._logs: dict[str, ArchivedLogMetrics] = {}
 
     def log(self, name: str) -> ArchivedLogMetrics:

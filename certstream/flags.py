@@ -43,7 +43,7 @@ examples:
   certstream --maintain
       rewrite the small files of the archive, and delete what is out of date
   certstream --coverage
-      show what is archived of each log, what of that is verified, what is missing
+      show what is archived of each log, what is verified, what is missing
 
 `certstream tail` follows a stream in the terminal: see certstream tail --help.
 

@@ -301,9 +301,9 @@ def test_every_example_of_the_help_is_a_command_line_that_runs(
     printed = capsys.readouterr().out
     examples = re.findall(r"^  (certstream(?: .*)?)$", printed, re.MULTILINE)
     assert len(examples) == 8
-    assert [main(shlex.split(example)[1:]) for example in examples] == [7] * 7
+    assert [main(shlex.split(example)[1:]) for example in examples] == [7] * 8
     called = [name for name, _, _ in service.calls]
-    assert called == ["run", "run", "backfill", "backfill", "merge", "backfill", "maintain"]
+    assert called == ["run", "run", "backfill", "backfill", "merge", "backfill", "maintain", "coverage"]
     assert max(map(len, printed.partition("examples:")[2].splitlines())) < 80
 
 

@@ -136,6 +136,7 @@ _APP_WITH_ARCHIVE = (
     "backfill",
     "commands",
     "coverage",
+    "coverage_watch",
     "jobs",
     "merge",
     "reread",

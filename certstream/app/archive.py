@@ -19,6 +19,7 @@ from certstream.app.backfill import (
     retry_settings,
     write_settings,
 )
+from certstream.app.coverage_watch import CoverageWatch
 from certstream.app.jobs import Jobs, job_logs
 from certstream.app.proven import ProvenRows
 from certstream.app.reread import Rereader
@@ -115,6 +116,13 @@ class ArchiveParts:
             hold=live_first,
         )
         self._upkeep = UpkeepTask(main, config, metrics.archive)
+        self.coverage = CoverageWatch(
+            Tables(main, staging),
+            metrics.archive.coverage,
+            logs=lambda: self._logs,
+            ceilings=self._ceilings,
+            missing=self.sink.missing,
+        )
         self._parts = AsyncExitStack()
         self._working: asyncio.Task[None] | None = None  # on what is asked of `jobs`
         self._group: asyncio.TaskGroup | None = None  # while `run` runs
@@ -147,6 +155,7 @@ class ArchiveParts:
     async def finish(self) -> None:
         """Commit the rows in hand, and let a backfill or merge end; each in its time, and only once `run` ended."""
         self.jobs.stop()
+        self.coverage.close()
         waits: list[Awaitable[object]] = [self._parts.aclose()]
         if self._working is not None:
             waits.append(asyncio.wait([self._working], timeout=_JOBS_END_S))
@@ -161,6 +170,8 @@ class ArchiveParts:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._again_and_again(self.sink.run), name="archive:sink")
             group.create_task(self._again_and_again(self._upkeep.run), name="archive:upkeep")
+            watch = partial(self.coverage.run, self.sink.attempted)
+            group.create_task(self._again_and_again(watch), name="archive:coverage")
             self._group = group
             for log in self._logs:
                 self._reread(log)

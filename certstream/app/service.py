@@ -365,6 +365,7 @@ class Service:
             options=self._options,
             access=self._live.access,
             readiness=self._delivery.readiness,
+            coverage=None if self._archive is None else self._archive.coverage.json,
         )
 
     def health(self) -> DeepHealth:

@@ -90,6 +90,7 @@ def serve_options(config: Config, kinds: Sequence[StreamKind]) -> ServeOptions:
         example_json=protocols.example_json,
         health=protocols.health,
         metrics=protocols.metrics,
+        coverage=config.delta_sink.enabled,
         heartbeat_s=config.streams.heartbeat_interval_secs,
         tls=tls,
         monitoring=None if monitoring.port is None else Address(monitoring.host, monitoring.port),

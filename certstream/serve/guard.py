@@ -20,6 +20,7 @@ Stream: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _FULL_RETRY_S: Final = 10  # a client that leaves makes room; when that is, nobody knows
 _SCHEME: Final = "bearer "
 _PROBES: Final = frozenset({"/health", "/health/ready"})  # what asks these must get an answer, and asks for ever
+_STANDING: Final = frozenset({"/health/deep", "/coverage"})
 _STATUSES: Final[dict[RefusalReason, int]] = {
     "no_token": 401,
     "wrong_token": 401,
@@ -133,7 +134,7 @@ class Guard:
 
 
 def _asks_for_token(path: str, auth: AuthSettings, *, monitoring: bool) -> bool:
-    if path in _PROBES or path == "/health/deep":
+    if path in _PROBES or path in _STANDING:
         return auth.protect_health
     if path == "/metrics":
         return auth.protect_metrics

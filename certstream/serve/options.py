@@ -28,6 +28,7 @@ class ServeOptions:
     example_json: bool = True
     health: bool = True
     metrics: bool = True
+    coverage: bool = False  # there is an archive to tell of, where `health` is on
     heartbeat_s: float = 30.0  # between heartbeat messages, each with a WebSocket ping
     max_message_bytes: int = 64 << 10  # of one message from a client; it is ignored anyway
     bounds: Bounds = field(default_factory=Bounds)  # of each connection
@@ -57,6 +58,8 @@ class ServeOptions:
                 f"GET     {'/health/ready':<28}does it keep up with the logs",
                 f"GET     {'/health/deep':<28}state of each log",
             ]
+            if self.coverage:
+                lines.append(f"GET     {'/coverage':<28}what is archived, verified and missing of each log")
         if self.metrics:
             lines.append(f"GET     {'/metrics':<28}Prometheus metrics")
         return lines

@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 from aiohttp import hdrs, web
 
+from certstream.errors import StorageError
 from certstream.metrics import CONTENT_TYPE, Metrics
 from certstream.serve.health import DeepHealth, Readiness, readiness_json, to_json
 from certstream.serve.options import ServeOptions
@@ -72,6 +73,18 @@ class Pages:
         body = orjson.dumps(readiness_json(readiness))
         status = 200 if readiness.reason is None else 503
         return web.Response(status=status, body=body, content_type=_JSON, headers=_NO_CACHE)
+
+    def coverage(self, look: Callable[[], Awaitable[bytes]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+        """Return the handler that tells what is archived; 503 while that cannot be read."""
+
+        async def serve(_request: web.Request) -> web.Response:
+            try:
+                body, status = await look(), 200
+            except StorageError as exc:
+                body, status = orjson.dumps({"error": str(exc)}), 503
+            return web.Response(status=status, body=body, content_type=_JSON, headers=_NO_CACHE)
+
+        return serve
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer a scrape."""

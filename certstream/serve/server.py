@@ -50,6 +50,7 @@ class StreamServer:
         options: ServeOptions | None = None,
         access: AccessSettings | None = None,
         readiness: Callable[[], Readiness] = Readiness,
+        coverage: Callable[[], Awaitable[bytes]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._hub = hub
@@ -58,6 +59,7 @@ class StreamServer:
         self._connections = Connections()
         self._guard = Guard(access or AccessSettings(), metrics)
         self._pages = Pages(hub, health, readiness, metrics, self._options)
+        self._coverage = coverage
         self._address = Address(host, port)
         self._refused = metrics.connections_refused
         self._expiry = metrics.tls_certificate_expiry_timestamp_seconds
@@ -187,6 +189,8 @@ class StreamServer:
             app.router.add_get("/health", self._pages.alive)
             app.router.add_get("/health/ready", self._pages.ready)
             app.router.add_get("/health/deep", self._pages.deep_health)
+            if self._coverage is not None:
+                app.router.add_get("/coverage", self._pages.coverage(self._coverage))
         if self._options.metrics:
             app.router.add_get("/metrics", self._pages.metrics)
 

@@ -78,7 +78,7 @@ async def test_all_examples_of_the_help_do_what_they_say(tmp_path: Path, simulat
     urls = {log.name: log.url(KINDS[log.name]).rstrip("/") for log in logs}
     here = Directory(tmp_path, archive_options(server.infos(), maintenance={"quiet_secs": 0}), urls)
     write_state(tmp_path, dict.fromkeys(urls.values(), CEILING), start_index=BEGAN)
-    service, demo, plan, stage, merge, straight, maintain = await examples(tmp_path)
+    service, demo, plan, stage, merge, straight, maintain, coverage = await examples(tmp_path)
 
     assert (await here.serve(service, until=both(CEILING))).code == 0
     state = (tmp_path / "certstream_state.json").read_bytes()
@@ -115,3 +115,8 @@ async def test_all_examples_of_the_help_do_what_they_say(tmp_path: Path, simulat
     assert after.dense_spans().keys() == after.paths
     assert held(tmp_path / MAIN) == {urls[name]: indices for name, indices in everything.items()}
     assert (tmp_path / "certstream_state.json").read_bytes() == state
+
+    shown = await here.run(coverage)
+    counts = {tuple(line.split()[:2]) for line in shown.stdout.splitlines()}
+    assert shown.code == 0
+    assert {("archived", "1,000"), ("archived", str(SIZE - BEGAN)), ("missing", "0"), ("archived", "1,700")} <= counts

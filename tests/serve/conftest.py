@@ -27,6 +27,7 @@ class Serve(Protocol):
         options: ServeOptions | None = None,
         health: Callable[[], DeepHealth] = ...,
         readiness: Callable[[], Readiness] = ...,
+        coverage: Callable[[], Awaitable[bytes]] | None = ...,
     ) -> Awaitable[StreamServer]: ...
 
 
@@ -53,8 +54,11 @@ async def serve(hub: Hub, metrics: Metrics) -> AsyncIterator[Serve]:
             options: ServeOptions | None = None,
             health: Callable[[], DeepHealth] = no_logs,
             readiness: Callable[[], Readiness] = Readiness,
+            coverage: Callable[[], Awaitable[bytes]] | None = None,
         ) -> StreamServer:
-            server = StreamServer(hub, health, metrics, "127.0.0.1", 0, options=options, readiness=readiness)
+            server = StreamServer(
+                hub, health, metrics, "127.0.0.1", 0, options=options, readiness=readiness, coverage=coverage
+            )
             return await stack.enter_async_context(server)
 
         yield start

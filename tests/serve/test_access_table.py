@@ -69,6 +69,7 @@ SITUATIONS: dict[str, tuple[AccessSettings, str | None]] = {  # settings, and th
     "all full": (AccessSettings(connections=ConnectionLimits(total=HELD)), None),
 }
 CONDITIONS = (
+    "`delta_sink.enabled`",
     "`auth.protect_health`",
     "`auth.protect_metrics`",
     "`monitoring.port`, there",
@@ -104,6 +105,10 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+async def covered() -> bytes:
+    return b"{}"
+
+
 async def answer_to(http: aiohttp.ClientSession, server: StreamServer, row: Row, situation: str) -> Answer:
     target = url(server, row.path, monitoring=row.monitoring)
     headers = headers_of(row, situation)
@@ -125,7 +130,8 @@ async def test_each_request_is_answered_as_the_table_says(
     monitoring = Address("127.0.0.1", 0) if "monitoring" in row.conditions else None
     found: dict[str, int] = {}
     for situation in row.statuses:
-        server = await serve(ServeOptions(monitoring=monitoring))
+        coverage = covered if "delta_sink.enabled" in row.conditions else None
+        server = await serve(ServeOptions(monitoring=monitoring), coverage=coverage)
         server.apply(settings_of(row, situation))
         answer = await answer_to(http, server, row, situation)
         found[situation] = answer.status
@@ -140,7 +146,15 @@ async def test_each_request_is_answered_as_the_table_says(
 def test_the_table_speaks_of_every_route_and_every_situation() -> None:
     assert {situation for row in rows() for situation in row.statuses} == set(SITUATIONS)
     named = {row.path for row in rows() if row.method == "GET"}
-    assert {*EXAMPLE_PATHS.values(), *WEBSOCKET_PATHS.values(), "/sse", "/health", "/health/deep", "/metrics"} <= named
+    assert {
+        *EXAMPLE_PATHS.values(),
+        *WEBSOCKET_PATHS.values(),
+        "/sse",
+        "/health",
+        "/health/deep",
+        "/coverage",
+        "/metrics",
+    } <= named
     assert {row.path for row in rows() if row.method == "WebSocket"} == set(WEBSOCKET_PATHS.values())
     for row in rows():
         for condition in filter(None, row.conditions.split("; ")):

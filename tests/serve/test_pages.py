@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from certstream.errors import StorageError
 from certstream.serve.health import LateLog, LogHealth, Readiness, assess
 from certstream.serve.options import EXAMPLE_PATHS, ServeOptions
 from certstream.serve.server import StreamServer
@@ -71,6 +72,36 @@ async def test_deep_health_without_logs_answers_and_says_so(serve: Serve, http: 
     assert body["status"] == "degraded"
     assert body["warnings"] == ["no logs are configured: nothing to stream"]
     assert body["logs"] == []
+
+
+async def test_coverage_is_what_is_told_of_the_archive(serve: Serve, http: aiohttp.ClientSession) -> None:
+    async def covered() -> bytes:
+        return b'{"logs":[]}'
+
+    server = await serve(ServeOptions(coverage=True), coverage=covered)
+    async with http.get(url(server, "/coverage")) as answer:
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert await answer.json() == {"logs": []}
+    async with http.get(url(server, "/")) as answer:
+        assert "/coverage" in await answer.text()
+
+
+async def test_coverage_that_cannot_be_read_is_503(serve: Serve, http: aiohttp.ClientSession) -> None:
+    async def unreadable() -> bytes:
+        raise StorageError("the disk is gone")
+
+    async with http.get(url(await serve(coverage=unreadable), "/coverage")) as answer:
+        assert answer.status == 503
+        assert await answer.json() == {"error": "the disk is gone"}
+
+
+async def test_without_an_archive_there_is_no_coverage(serve: Serve, http: aiohttp.ClientSession) -> None:
+    server = await serve()
+    async with http.get(url(server, "/coverage")) as answer:
+        assert answer.status == 404
+    async with http.get(url(server, "/")) as answer:
+        assert "/coverage" not in await answer.text()
 
 
 async def test_deep_health_is_503_when_the_service_is_unhealthy(serve: Serve, http: aiohttp.ClientSession) -> None:
