@@ -271,9 +271,12 @@ async def _read_body(response: aiohttp.ClientResponse, cap_bytes: int) -> bytes:
     body = BodyBuffer(response.headers.get("Content-Encoding", ""), cap_bytes)
     if response.content is aiohttp.EMPTY_PAYLOAD:  # of a 204, say: one object for all, whose iter_chunks ends only once
         return body.finish()
-    async for chunk, _ in response.content.iter_chunks():  # as received: iter_any would join, and finish again
-        body.feed(chunk)
-    return body.finish()
+    try:
+        async for chunk, _ in response.content.iter_chunks():  # as received: iter_any would join, and finish again
+            body.feed(chunk)
+        return body.finish()
+    finally:
+        body.clear()  # else what an error's traceback holds stays until the garbage collector comes by
 
 
 async def _excerpt(response: aiohttp.ClientResponse) -> str:

@@ -15,6 +15,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
 _AUTO_HEADER: Final = 32 + zlib.MAX_WBITS  # zlib or gzip, by the first bytes
 _SMALL: Final = 4_096  # bytes; smaller pieces are put together, an object for each would take many times their memory
+_STEP: Final = 1 << 20  # bytes inflated at a time: no more of a bomb is in memory than the cap lets in
 _MAX_MEMBERS: Final = 64  # of one gzip body; each costs a copy of what is left
 
 
@@ -57,23 +58,33 @@ class BodyBuffer:
         self._put_together()
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
+    def clear(self) -> None:
+        """Let go of the body."""
+        self._pieces.clear()
+        self._small.clear()
+        self._inflater = None
+
     def _is_packed(self, chunk: bytes) -> bool:
         return self._encoding == "deflate" or self._encoding in _GZIP or chunk.startswith(_GZIP_MAGIC)
 
     def _inflate(self, chunk: bytes) -> None:
-        while chunk:
+        more = True
+        while more:
             assert self._inflater is not None
             if self._inflater.eof:  # gzip: members follow one another (RFC 1952 §2.2)
+                if not chunk:
+                    return
                 self._members += 1
                 if self._members == _MAX_MEMBERS:
                     raise FetchError(f"compressed body of more than {_MAX_MEMBERS} members", status="body")
                 self._inflater = zlib.decompressobj(_AUTO_HEADER)
             try:
-                piece = self._inflater.decompress(chunk, self._cap_bytes - self._size + 1)
+                piece = self._inflater.decompress(chunk, _STEP)
             except zlib.error as exc:
                 raise FetchError(f"compressed body is damaged: {exc}", status="body") from exc
             self._keep(piece)
-            chunk = self._inflater.unused_data
+            chunk = self._inflater.unconsumed_tail or self._inflater.unused_data
+            more = bool(chunk) or len(piece) == _STEP  # all may be taken in and not all given out
 
     def _keep(self, piece: bytes) -> None:
         self._size += len(piece)
