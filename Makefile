@@ -11,11 +11,11 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON = $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
 	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
 
-# Further arguments for pytest: make test ARGS='-k config'
+# Further arguments for pytest or the search: make test ARGS='-k config'
 ARGS :=
 
 .DELETE_ON_ERROR:
-.PHONY: help run test check check-deploy lint format config lock image clean
+.PHONY: help run test check check-deploy fuzz lint format config lock image clean
 
 help:
 	@echo 'make run      start the demo: two simulated logs, ws://127.0.0.1:8080/, no network needed'
@@ -23,6 +23,7 @@ help:
 	@echo 'make check    lint, then test'
 	@echo 'make check-deploy'
 	@echo '              units, image, alerts, packages: needs root or the Debian packages that it names'
+	@echo 'make fuzz     look for inputs that a parser does not bear: make fuzz ARGS="--runs 1000000 --target certificate"'
 	@echo 'make lint     ruff and mypy --strict'
 	@echo 'make format   let ruff format the code'
 	@echo 'make config   write config.yaml from the model'
@@ -41,6 +42,9 @@ check: lint test
 # What needs root, system packages or a package index: all that is in deploy, as it is there
 check-deploy: $(VENV)/installed
 	@set -e; for check in deploy/check-*.sh; do echo "$$check"; $$check || { echo "$$check failed" >&2; exit 1; }; done
+
+fuzz: $(VENV)/installed
+	$(BIN)/python -m fuzz $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

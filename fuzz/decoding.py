@@ -53,11 +53,15 @@ def check_certificates(ders: Sequence[bytes]) -> None:
         assert isinstance(orjson.loads(element), dict)
         assert all(isinstance(name, str) for name in orjson.loads(domains))
     assert all(0 < count <= len(ders) for count in certs.failures().values())
-    random = Random(len(ders[0]))
-    for row in random.sample(range(len(ders)), -(-len(ders) // 16)):
-        among = Certificates([random.choice(_POISON), ders[row], random.choice(_POISON)])
+    for row in _some(ders):
+        among = Certificates([_POISON[row % len(_POISON)], ders[row], _POISON[-row % len(_POISON)]])
         assert texts_of(among)[1] == texts[row]
     assert_agrees_with_cryptography(certs, ders)
+
+
+def _some(inputs: Sequence[bytes]) -> list[int]:
+    """Which of some inputs are looked at alone as well: a sixteenth, at least one, the same ones each time."""
+    return Random(len(inputs[0])).sample(range(len(inputs)), -(-len(inputs) // 16))
 
 
 def texts_of(certs: Certificates) -> list[tuple[bytes, bytes]]:
@@ -65,14 +69,16 @@ def texts_of(certs: Certificates) -> list[tuple[bytes, bytes]]:
     return list(zip(chain_certificates(certs), domain_lists(certs), strict=True))
 
 
-def check_entry(data: bytes) -> None:
-    """One RFC 6962 entry, as leaf_input and extra_data that `framed` wrote."""
-    parts = [*unframed(data, 2), b"", b""][:2]
-    poison = [each for other in _POISON for each in (other, other)]
-    batch = frame_entries(CLASSIC, 7, [*poison, *parts, *poison])
-    assert_framed_as_by_hand(batch, [*poison, *parts, *poison])
-    alone = frame_entries(CLASSIC, 7 + len(_POISON), parts)
-    assert shown(decode(alone, SEEN_S, ChainTable()))[0] == shown(decode(batch, SEEN_S, ChainTable()))[len(_POISON)]
+def check_entries(inputs: Sequence[bytes]) -> None:
+    """RFC 6962 entries, each as leaf_input and extra_data that `framed` wrote, among others that are none."""
+    pairs = [[*unframed(data, 2), b"", b""][:2] for data in inputs]
+    parts = [part for at, pair in enumerate(pairs) for part in (*pair, *[_POISON[at % len(_POISON)]] * 2)]
+    batch = frame_entries(CLASSIC, 7, parts)
+    assert_framed_as_by_hand(batch, parts)
+    together = shown(decode(batch, SEEN_S, ChainTable()))
+    for at in _some(inputs):
+        alone = frame_entries(CLASSIC, 7 + 2 * at, pairs[at])
+        assert shown(decode(alone, SEEN_S, ChainTable()))[0] == together[2 * at]
     check_precertificates(batch)
 
 

@@ -20,7 +20,7 @@ class Target:
     mutate: Mutator
     check: Callable[[Sequence[bytes]], None]  # raises whatever is not documented, AssertionError where something fails
     at_once: int = 1  # inputs that are checked together
-    largest: int = 100_000  # bytes of an input that are worth trying
+    memory_bytes: int = 1 << 20  # that a check may take whatever the size of its input
 
 
 def _single(check: Callable[[bytes], None]) -> Callable[[Sequence[bytes]], None]:
@@ -32,7 +32,6 @@ def _single(check: Callable[[bytes], None]) -> Callable[[Sequence[bytes]], None]
 
 
 _SINGLE: Final[tuple[tuple[str, Callable[[], Sequence[bytes]], Mutator, Callable[[bytes], None]], ...]] = (
-    ("entry", seeds.entries, mutated_entry, decoding.check_entry),
     ("tile", seeds.tiles, mutated_tile, decoding.check_tile),
     ("name", seeds.names, mutated_der, decoding.check_name),
     ("value", seeds.values, mutated_der, decoding.check_value),
@@ -49,11 +48,14 @@ _SINGLE: Final[tuple[tuple[str, Callable[[], Sequence[bytes]], Mutator, Callable
     ("body", reading.bodies, mutated, reading.check_body),
     ("pages", reading.page_answers, mutated, reading.check_pages),
     ("retry-after", lambda: reading.RETRY_AFTERS, mutated, reading.check_retry_after),
-    ("kept-list", reading.kept_lists, mutated_json, reading.check_kept_list),
     ("state", reading.states, mutated_json, reading.check_state),
 )
 
 TARGETS: Final[dict[str, Target]] = {
     "certificate": Target("certificate", seeds.certificates, mutated_der, decoding.check_certificates, at_once=64),
+    "entry": Target("entry", seeds.entries, mutated_entry, decoding.check_entries, at_once=64),
+    "kept-list": Target(
+        "kept-list", reading.kept_lists, mutated_json, _single(reading.check_kept_list), memory_bytes=5 << 20
+    ),
     **{name: Target(name, begin, mutate, _single(check)) for name, begin, mutate, check in _SINGLE},
 }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
 from typing import Final
 
 from certstream.ct.log_list import PROD, ListedLog, LogList, LogState, bare_url
@@ -142,7 +141,7 @@ def compare_choices(before: LogChoice, after: LogChoice) -> LogChanges:
 def _merged(lists: Sequence[NamedList], configured: Iterable[LogInfo]) -> Iterator[tuple[str, ListedLog, str | None]]:
     """Each log once, with its list, a name of its own, and why it cannot stand beside those before it."""
     infos = list(configured)
-    names = {info.name for info in infos}
+    names = {info.name: 2 for info in infos}
     own_ids = {info.log_id for info in infos}
     urls = {url_identity(info.url): "is named in the configuration" for info in infos}
     seen: set[bytes] = set()
@@ -154,16 +153,19 @@ def _merged(lists: Sequence[NamedList], configured: Iterable[LogInfo]) -> Iterat
             clash = "is named in the configuration" if log.log_id in own_ids else urls.get(url_identity(log.url))
             named = log if clash else _named(log, names)
             if clash is None:
-                names.add(named.name)
+                names.setdefault(named.name, 2)
                 urls[url_identity(log.url)] = f"has the URL of {named.name}, which goes before it"
             yield each.name, named, clash
 
 
-def _named(log: ListedLog, taken: set[str]) -> ListedLog:
-    candidates = chain(
-        (log.name, f"{log.name} ({bare_url(log.url)})"), (f"{log.name} ({number})" for number in count(2))
-    )
-    return replace(log, name=next(name for name in candidates if name not in taken))
+def _named(log: ListedLog, taken: dict[str, int]) -> ListedLog:
+    """The log by a name that is not taken; of each that is, the number that may be free behind it."""
+    for name in (log.name, f"{log.name} ({bare_url(log.url)})"):
+        if name not in taken:
+            return replace(log, name=name)
+    while (name := f"{log.name} ({taken[log.name]})") in taken:
+        taken[log.name] += 1
+    return replace(log, name=name)
 
 
 def _chosen(log: ListedLog, source: str, now_ms: int) -> ChosenLog:
