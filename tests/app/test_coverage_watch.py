@@ -1,0 +1,172 @@
+"""The running service tells how its archive stands: looked at seldom, and in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certstream.app.backfill import Ceiling, Tables
+from certstream.app.coverage_report import CoverageReport
+from certstream.app.coverage_watch import CoverageWatch
+from certstream.ct.types import LogInfo
+from certstream.errors import StorageError
+from certstream.intervals import Intervals
+from certstream.ledger import Ledger, Trust, ledger_beside
+from certstream.metrics import Metrics
+from tests.archive.archive_support import log_info
+from tests.archive.merge_support import A, B, fill_indices
+
+LOG, OTHER = log_info(0), log_info(1)
+
+
+class Times:
+    """A clock that is set, and waits that end when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: asyncio.Queue[float] = asyncio.Queue()
+        self.go = asyncio.Event()
+
+    async def sleep(self, delay_s: float) -> None:
+        self.waits.put_nowait(delay_s)
+        await self.go.wait()
+        self.go.clear()
+
+
+@pytest.fixture
+def times() -> Times:
+    return Times()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def watch(tmp_path: Path, times: Times, metrics: Metrics) -> CoverageWatch:
+    return watched(tmp_path, times, metrics, lambda: [LOG, OTHER])
+
+
+def watched(root: Path, times: Times, metrics: Metrics, logs: Callable[[], list[LogInfo]]) -> CoverageWatch:
+    return CoverageWatch(
+        Tables(root, None),
+        metrics.archive.coverage,
+        logs=logs,
+        ceilings=lambda: {A: Ceiling(30, 0)},
+        missing=lambda url: Intervals.of((40, 42)) if url == A else Intervals(),
+        clock=lambda: times.now,
+        sleep=times.sleep,
+    )
+
+
+def shown(metrics: Metrics) -> dict[str, str]:
+    """The coverage of LOG's and OTHER's series, by name and log."""
+    lines = metrics.exposition().decode().splitlines()
+    found = (line.rpartition(" ") for line in lines if line.startswith("certstream_archive_"))
+    return {name.removeprefix("certstream_archive_"): value for name, _, value in found}
+
+
+async def at_once() -> None:
+    return
+
+
+async def test_an_answer_is_given_again_for_some_seconds(tmp_path: Path, watch: CoverageWatch, times: Times) -> None:
+    fill_indices(tmp_path, range(10))
+    first = await watch.json()
+    fill_indices(tmp_path, range(10, 20))
+    times.now = 4.0
+    assert await watch.json() is first
+    times.now = 6.0
+    (log, other) = json.loads(await watch.json())["logs"]
+    assert (log["archived"]["count"], log["missing"]["intervals"]) == (20, [[20, 30], [40, 42]])
+    assert (other["archived"]["count"], other["missing"]) == (0, None)
+
+
+async def test_many_who_ask_at_once_get_one_look(
+    tmp_path: Path, watch: CoverageWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_indices(tmp_path, range(10))
+    looks: list[str] = []
+    report = watch._reader.report
+
+    def noting(*them: Any) -> CoverageReport:
+        looks.append(threading.current_thread().name)
+        return report(*them)
+
+    monkeypatch.setattr(watch._reader, "report", noting)
+    answers = await asyncio.gather(*(watch.json() for _ in range(20)))
+    assert len(set(map(id, answers))) == 1
+    assert len(looks) == 1
+    assert looks != [threading.main_thread().name]
+
+
+async def test_the_metrics_follow_the_table(
+    tmp_path: Path, watch: CoverageWatch, times: Times, metrics: Metrics
+) -> None:
+    fill_indices(tmp_path, range(20))
+    Ledger(ledger_beside(tmp_path)).note({A: Trust(Intervals.of((0, 15)), Intervals.of((15, 16)))})
+    task = asyncio.create_task(watch.run(at_once))
+    assert await times.waits.get() == 60.0
+    assert {name: value for name, value in shown(metrics).items() if LOG.name in name} == {
+        'entries{log="log0"}': "20.0",
+        'verified_entries{log="log0"}': "15.0",
+        'tainted_entries{log="log0"}': "1.0",
+        'unparseable_entries{log="log0"}': "2.0",
+        'dropped_entries{log="log0"}': "0.0",
+        'missing_entries{log="log0"}': "12.0",
+    }
+    assert shown(metrics)['missing_entries{log="log1"}'] == "NaN"
+    fill_indices(tmp_path, range(20, 30))
+    times.go.set()
+    await times.waits.get()
+    assert shown(metrics)['entries{log="log0"}'] == "30.0"
+    task.cancel()
+
+
+async def test_logs_that_are_followed_no_more_are_shown_no_more(tmp_path: Path, times: Times, metrics: Metrics) -> None:
+    fill_indices(tmp_path, range(20))
+    fill_indices(tmp_path, range(5), log_url=B)
+    followed = [LOG, OTHER]
+    watch = watched(tmp_path, times, metrics, lambda: followed)
+    task = asyncio.create_task(watch.run(at_once))
+    await times.waits.get()
+    assert shown(metrics)['entries{log="log1"}'] == "5.0"
+    followed.pop()
+    times.go.set()
+    await times.waits.get()
+    assert 'entries{log="log1"}' not in shown(metrics)
+    assert shown(metrics)['entries{log="log0"}'] == "20.0"
+    task.cancel()
+
+
+async def test_a_table_that_cannot_be_read_is_looked_at_again(
+    tmp_path: Path, watch: CoverageWatch, times: Times, metrics: Metrics
+) -> None:
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log" / f"{0:020}.json").write_text("no JSON")
+    task = asyncio.create_task(watch.run(at_once))
+    await times.waits.get()
+    with pytest.raises(StorageError):
+        await watch.json()
+    assert shown(metrics) == {}
+    (tmp_path / "_delta_log" / f"{0:020}.json").unlink()
+    (tmp_path / "_delta_log").rmdir()
+    fill_indices(tmp_path, range(3))
+    times.go.set()
+    await times.waits.get()
+    assert shown(metrics)['entries{log="log0"}'] == "3.0"
+    task.cancel()
+
+
+async def test_a_look_that_goes_on_ends_when_the_service_does(tmp_path: Path, watch: CoverageWatch) -> None:
+    fill_indices(tmp_path, [1, 3])
+    watch.close()
+    with pytest.raises(StorageError, match="the service ends"):
+        await watch.json()
