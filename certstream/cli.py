@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from certstream.flags import Command
 
 # Where a signal came before a command's work began: its own exit code for being interrupted
-_INTERRUPTED: Final[dict[Command, int]] = {"backfill": 0, "merge": 1, "maintain": 1, "coverage": 1}
+_INTERRUPTED: Final[dict[Command, int]] = {"backfill": 0, "merge": 1, "maintain": 1, "coverage": 1, "list_logs": 1}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def _main(argv: Sequence[str] | None, start: Start) -> int:
         return exc.code if isinstance(exc.code, int) else 0
     except InterruptedStartError:
         assert command is not None
-        print(f"certstream: {command} interrupted", file=sys.stderr)
+        print(f"certstream: {command.replace('_', '-')} interrupted", file=sys.stderr)
         return _INTERRUPTED[command]
     return 1
 
@@ -102,6 +102,11 @@ def _serve(flags: argparse.Namespace, start: Start) -> int:
 def _run_command(command: Command, flags: argparse.Namespace, start: Start) -> int:
     loaded = _load(flags)
     start.check()
+    if command == "list_logs":
+        from certstream.app.list_logs_command import list_logs  # without the archive's libraries
+
+        with start.interrupting():
+            return list_logs(loaded, as_json=flags.json)
     from certstream.app.commands import backfill, coverage, maintain, merge  # and the libraries of the archive
 
     with start.interrupting():

@@ -12,7 +12,7 @@ from certstream import __version__
 from certstream.config.archive import checked_table_path
 from certstream.errors import ConfigError
 
-Command: TypeAlias = Literal["backfill", "merge", "maintain", "coverage"]
+Command: TypeAlias = Literal["backfill", "merge", "maintain", "coverage", "list_logs"]
 COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 
 _MODES: Final = (*COMMANDS, "demo", "validate_config", "healthcheck")  # at most one of them; none is the service
@@ -21,7 +21,7 @@ _GO_WITH: Final[dict[str, tuple[str, ...]]] = {
     "--from": ("backfill",),
     "--logs": ("backfill", "coverage"),
     "--staging-path": ("backfill", "merge", "coverage"),
-    "--json": ("coverage",),
+    "--json": ("coverage", "list_logs"),
 }
 _MERGE_NEEDS_STAGING: Final = "Error: --merge requires --staging-path <PATH>"
 _LAST_INDEX: Final = (1 << 63) - 1  # an archived index is a signed 64-bit integer
@@ -105,6 +105,12 @@ def _parser() -> _Parser:
         action="store_true",
         help="ask the service that runs with this configuration whether it is alive; exit 0 or 1",
     )
+    parser.add_argument(
+        "--list-logs",
+        action="store_true",
+        help="print which logs are followed, from which list and in which state, and why others are not; with --json "
+        "all of it, for programs",
+    )
     parser.add_argument("--version", action="version", version=f"certstream-server {__version__}")
     _add_archive_flags(parser)
     return parser
@@ -141,7 +147,7 @@ def _add_archive_flags(parser: _Parser) -> None:
         metavar="TEXT",
         help="with --backfill and --coverage: only logs with TEXT in their name or URL",
     )
-    group.add_argument("--json", action="store_true", help="with --coverage: all of it, for programs")
+    group.add_argument("--json", action="store_true", help="with --coverage and --list-logs: all of it, for programs")
 
 
 def _path(text: str) -> Path:
@@ -182,8 +188,9 @@ def _check(parser: _Parser, flags: argparse.Namespace) -> None:
     }
     for name, commands in _GO_WITH.items():
         if given[name] and not any(getattr(flags, command) for command in commands):
-            parser.error(f"{name} needs {' or '.join(f'--{command}' for command in commands)}")
-    if flags.dry_run and (flags.merge or flags.maintain or flags.coverage or flags.healthcheck):
+            needed = " or ".join(f"--{command.replace('_', '-')}" for command in commands)
+            parser.error(f"{name} needs {needed}")
+    if flags.dry_run and (flags.merge or flags.maintain or flags.coverage or flags.list_logs or flags.healthcheck):
         parser.error(f"--dry-run does not go with {modes[0]}")
     if flags.merge and flags.staging_path is None:
         raise ConfigError(_MERGE_NEEDS_STAGING)

@@ -168,7 +168,7 @@ def test_the_staging_path_of_the_configuration_is_the_services_alone(
         (["--maintain", "--dry-run"], "--dry-run does not go with --maintain"),
         (["--coverage", "--dry-run"], "--dry-run does not go with --coverage"),
         (["--coverage", "--merge", "--staging-path", "s"], "--merge and --coverage do not go together"),
-        (["--json"], "--json needs --coverage"),
+        (["--json"], "--json needs --coverage or --list-logs"),
         (["--backfill", "--logs", ""], "argument --logs: must be a part of a log's name or URL"),
         (["--backfill", "--logs", " "], "argument --logs: must be a part of a log's name or URL"),
         (["--backfill", "--staging-path", ""], "argument --staging-path: must be a path or a file:// URL"),

@@ -15,6 +15,7 @@ from certstream.config.log_lists import APPLE, GOOGLE, LogListsConfig
 from certstream.config.logs import base64_bytes
 from certstream.ct.log_choice import ChosenLog, Selection
 from certstream.ct.log_list import GOOGLE_LIST_KEY
+from certstream.ct.types import LogKind
 from certstream.serve.health import ListHealth
 from certstream.trust_metrics import ListFigures
 
@@ -57,21 +58,24 @@ def log_lists(config: Config, http: HttpClient, configured: Sequence[FollowedLog
     )
 
 
+def is_kind_followed(config: Config, kind: LogKind) -> bool:
+    """Whether logs of that protocol are read."""
+    return config.ct_log.static_ct_enabled if kind == "static" else config.ct_log.rfc6962_enabled
+
+
 def listed_logs(config: Config, chosen: Iterable[ChosenLog]) -> list[FollowedLog]:
     """The chosen logs, without those of a protocol that is switched off. They begin at 0."""
-    ct_log = config.ct_log
-    kinds = {"rfc6962": ct_log.rfc6962_enabled, "static": ct_log.static_ct_enabled}
     return [
         FollowedLog(
             each.info,
             start="beginning",
             poll_interval_s=each.poll_interval_s,
-            verification=ct_log.verification,
+            verification=config.ct_log.verification,
             final=each.log.final_tree_head,
             mmd_s=each.log.mmd_s,
         )
         for each in chosen
-        if kinds[each.log.kind]
+        if is_kind_followed(config, each.log.kind)
     ]
 
 

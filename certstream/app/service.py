@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -18,6 +17,7 @@ from certstream import __version__
 from certstream.app.altered import AlteredPrecertificates
 from certstream.app.delivery import DeliveryWatch
 from certstream.app.following import Following
+from certstream.app.leaving import leave_in_time
 from certstream.app.listed_logs import ListedLogs
 from certstream.app.log_keys import refuse_without_keys
 from certstream.app.log_lists import list_figures, list_health
@@ -64,18 +64,6 @@ _HOLD_STEP_S: Final = 0.25
 Wanted: TypeAlias = tuple[Config, Sequence[FollowedLog]]  # the configuration as it is meant, and the logs to follow
 
 log = structlog.get_logger(__name__)
-
-
-def leave_in_time(after_s: float) -> None:
-    """End the process after that time, whatever it does then: a thread that waits for a dead disk cannot be ended."""
-
-    def leave() -> None:
-        log.warning("not everything ended in time, leaving; what is not archived is read again", after_s=after_s)
-        os._exit(0)
-
-    timer = threading.Timer(after_s, leave)
-    timer.daemon = True
-    timer.start()
 
 
 class Service:

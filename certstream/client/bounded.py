@@ -69,6 +69,10 @@ class BoundedClient:
         readable = self._client.readable(position, believed)
         return readable if readable.stop < self._stop else Readable(self._stop, None)
 
+    def forget(self) -> None:
+        """Keep nothing of what was downloaded, see LogClient."""
+        self._client.forget()
+
     def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
         """Yield the entries of [start, stop), see LogClient."""
         return self._client.batches(start, stop)

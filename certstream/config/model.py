@@ -147,8 +147,8 @@ class CtLogConfig(Section):
     health_check_interval_secs: int = option(
         60, "The longest time between probes of an unhealthy log.", unit="seconds", ge=1, le=86_400
     )
-    rfc6962_enabled: bool = option(True, "Whether the logs of custom_logs are read.")
-    static_ct_enabled: bool = option(True, "Whether the logs of static_logs are read.")
+    rfc6962_enabled: bool = option(True, "Whether RFC 6962 logs are read: custom_logs, and those of the lists.")
+    static_ct_enabled: bool = option(True, "Whether static-ct logs are read: static_logs, and those of the lists.")
     default_operator_rate_limit_ms: int = option(
         0,
         "Least time between two requests to one operator. 0 sets no limit: an operator that answers 429 is slowed "
@@ -260,9 +260,7 @@ class Config(BaseSettings):
     buffer_size: int = option(
         1_000, "Messages kept for slow clients; see streams.client_backlog_bytes.", ge=1, le=1 << 32, inert=True
     )
-    ct_logs_url: str | None = option(
-        None, "A list of logs; logs are named in custom_logs and static_logs.", inert=True, allowed="a URL"
-    )
+    ct_logs_url: str | None = option(None, "A list of logs; lists are named in log_lists.", inert=True, allowed="a URL")
 
     protocols: ProtocolsConfig = ProtocolsConfig()
     streams: StreamsConfig = StreamsConfig()

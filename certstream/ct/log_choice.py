@@ -145,11 +145,13 @@ def _merged(lists: Sequence[NamedList], configured: Iterable[LogInfo]) -> Iterat
     own_ids = {info.log_id for info in infos}
     urls = {url_identity(info.url): "is named in the configuration" for info in infos}
     seen: set[bytes] = set()
+    operators: dict[str, str] = {}  # one spelling each: requests are paced by operator
     for each in lists:
-        for log in each.logs.logs:
-            if log.log_id in seen:
+        for listed in each.logs.logs:
+            if listed.log_id in seen:
                 continue
-            seen.add(log.log_id)
+            seen.add(listed.log_id)
+            log = replace(listed, operator=operators.setdefault(listed.operator.casefold(), listed.operator))
             clash = "is named in the configuration" if log.log_id in own_ids else urls.get(url_identity(log.url))
             named = log if clash else _named(log, names)
             if clash is None:

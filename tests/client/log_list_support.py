@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ class Publisher:
         self.use_dates = False
         self.answers: list[Answer] = []
         self.requests: list[tuple[str, int]] = []
+        self.requested = asyncio.Event()  # at least once
         self.on_signature: Callable[[], None] = lambda: None
 
     def publish(self, *logs: dict[str, Any], **members: Any) -> None:
@@ -55,6 +57,7 @@ class Publisher:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         response = self._answer(request)
         self.requests.append((request.path, response.status))
+        self.requested.set()
         return response
 
     def _answer(self, request: web.Request) -> web.Response:

@@ -1,0 +1,76 @@
+"""`certstream --list-logs`: takes the lists that the service keeps, asks for newer ones, and prints what follows."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import uvloop
+
+from certstream.app.list_logs import logs_json, logs_text
+from certstream.app.log_keys import with_keys
+from certstream.app.log_lists import asks_lists, follows_lists, is_kind_followed, log_lists
+from certstream.app.settings import configured_logs, fetch_settings
+from certstream.client.http import HttpClient
+from certstream.client.log_list import LogLists
+from certstream.config import Config, LoadedConfig
+from certstream.ct.log_choice import LogChoice, OmittedLog
+from certstream.metrics import Metrics
+from certstream.signals import Signals
+
+
+def list_logs(loaded: LoadedConfig, *, as_json: bool) -> int:
+    """Print which logs are read and why others are not; 1 where there is neither a list nor a configured log."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_list_logs(loaded.config, as_json=as_json))
+
+
+async def _list_logs(config: Config, *, as_json: bool) -> int:
+    configured = configured_logs(config)
+    async with HttpClient(fetch_settings(config.ct_log), Metrics()) as http:
+        asked = asks_lists(config, configured)
+        lists = log_lists(config, http, configured, keep=False) if asked else None
+        with Signals(hang_up_ends=True) as signals:
+            if lists is not None and not await _refreshed(lists, signals.stop):
+                return 1
+        keyed = configured if lists is None else with_keys(configured, lists.find)
+        choice = _followed(config, lists.choice) if lists is not None and follows_lists(config) else LogChoice()
+        statuses = [] if lists is None else lists.statuses()
+    show = logs_json if as_json else logs_text
+    print(show(statuses, choice, [log.info for log in keyed]), end="")
+    return 0 if configured or not statuses or any(status.age_s is not None for status in statuses) else 1
+
+
+async def _refreshed(lists: LogLists, stop: asyncio.Event) -> bool:
+    """Take what is kept, and what is newer; False where `stop` came before."""
+    working = [asyncio.ensure_future(_refresh(lists)), asyncio.ensure_future(stop.wait())]
+    try:
+        await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in working:
+            each.cancel()
+        await asyncio.wait(working)
+    return not stop.is_set()
+
+
+async def _refresh(lists: LogLists) -> None:
+    await lists.load()
+    await lists.refresh()
+
+
+def _followed(config: Config, choice: LogChoice) -> LogChoice:
+    """The choice without the logs of a protocol that is switched off."""
+    off = [each for each in choice.chosen if not is_kind_followed(config, each.log.kind)]
+    omitted = [
+        OmittedLog(
+            each.log.name,
+            each.log.url,
+            each.log.operator,
+            each.log.state,
+            each.source,
+            f"ct_log.{'static_ct' if each.log.kind == 'static' else 'rfc6962'}_enabled is off",
+        )
+        for each in off
+    ]
+    chosen = tuple(each for each in choice.chosen if each not in off)
+    return replace(choice, chosen=chosen, omitted=(*omitted, *choice.omitted))

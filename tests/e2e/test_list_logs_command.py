@@ -1,0 +1,88 @@
+"""`certstream --list-logs` as a user runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+
+from aiohttp import web
+
+from tests.client.log_list_support import Publisher, publishing
+from tests.ct.log_list_support import Raw, classic, tiled
+from tests.e2e.command_support import Command, run
+from tests.e2e.e2e_support import PATIENCE_S
+from tests.e2e.log_list_support import listing
+
+REJECTED: Raw = {"rejected": {"timestamp": "2026-01-01T00:00:00Z"}}
+FLAG = "--list-logs"
+
+
+def publish(publisher: Publisher) -> None:
+    publisher.publish(classic(1), tiled(2), classic(3, state=REJECTED), version="7.5")
+
+
+async def test_it_shows_what_is_followed_from_where_and_why_others_are_not(tmp_path: Path) -> None:
+    async with publishing() as publisher:
+        publish(publisher)
+        shown = await run(tmp_path, listing(publisher), FLAG)
+        listed = await run(tmp_path, listing(publisher), FLAG, "--json")
+    assert (shown.code, listed.code) == (0, 0)
+    assert "followed: 2" in shown.stdout
+    assert "https://ct.example.com/1/" in shown.stdout
+    assert "is rejected" in shown.stdout
+    document = json.loads(listed.stdout)
+    assert [(log["name"], log["kind"], log["state"], log["list"]) for log in document["followed"]] == [
+        ("Log 1", "rfc6962", "usable", "ours"),
+        ("Log 2", "static", "usable", "ours"),
+    ]
+    assert [(log["name"], log["reason"]) for log in document["not_followed"]] == [("Log 3", "is rejected")]
+    assert [(each["name"], each["version"], each["signed"]) for each in document["lists"]] == [("ours", "7.5", True)]
+    assert not (tmp_path / "log_lists").exists(), "what is kept is the service's"
+
+
+async def test_a_protocol_that_is_off_is_named_as_the_reason(tmp_path: Path) -> None:
+    async with publishing() as publisher:
+        publish(publisher)
+        options = listing(publisher, ct_log={"static_ct_enabled": False})
+        document = json.loads((await run(tmp_path, options, FLAG, "--json")).stdout)
+    assert [log["name"] for log in document["followed"]] == ["Log 1"]
+    reasons = {log["name"]: log["reason"] for log in document["not_followed"]}
+    assert reasons["Log 2"] == "ct_log.static_ct_enabled is off"
+
+
+async def test_configured_logs_are_shown_with_the_key_that_a_list_knows(tmp_path: Path) -> None:
+    async with publishing() as publisher:
+        publish(publisher)
+        options = listing(publisher, log_lists={"enabled": None})
+        log = {"name": "mine", "url": "https://ct.example.com/3"}
+        document = json.loads((await run(tmp_path, {**options, "custom_logs": [log]}, FLAG, "--json")).stdout)
+    (followed,) = document["followed"]
+    assert (followed["name"], followed["list"], followed["key"]) == ("mine", "configuration", classic(3)["key"])
+    assert document["not_followed"] == []
+
+
+async def test_with_no_list_at_all_it_says_why_and_is_exit_1(tmp_path: Path) -> None:
+    async with publishing() as publisher:
+        publisher.answers = [lambda: web.Response(status=404)]
+        ended = await run(tmp_path, listing(publisher), FLAG)
+        assert ended.code == 1
+        assert "404" in ended.only("log list cannot be had")["error"]
+        assert "404" in ended.stdout
+        log = {"name": "mine", "url": "https://ct.example.com/3", "key": classic(3)["key"]}
+        publisher.answers = [lambda: web.Response(status=404)]
+        options = {**listing(publisher, log_lists={"enabled": True}), "custom_logs": [log]}
+        assert (await run(tmp_path, options, FLAG)).code == 0
+
+
+async def test_a_signal_ends_it_while_a_list_is_waited_for(tmp_path: Path) -> None:
+    async with publishing() as publisher:
+        publish(publisher)
+        publisher.signature = b"of something else"  # it is fetched again after a while
+        async with Command(tmp_path, listing(publisher), [FLAG]) as command:
+            async with asyncio.timeout(PATIENCE_S):
+                await publisher.requested.wait()
+            command.send(signal.SIGTERM)
+            ended = await command.ended()
+    assert (ended.code, ended.stdout) == (1, "")
