@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import structlog
@@ -24,6 +25,7 @@ from fuzz.mutation import DICTIONARY
 from fuzz.targets import TARGETS, Target
 
 _RUNS = 100_000
+_RUNS_OF_A_PROCESS = 20_000
 _LIBFUZZER = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=65536", "-print_final_stats=1", "-verbosity=0")
 
 
@@ -71,18 +73,25 @@ def _search(name: str, args: argparse.Namespace) -> int:
 
 
 def _guided(name: str, args: argparse.Namespace) -> int:
-    """In a process of its own, because that search ends its process."""
+    """In processes of its own: that search ends its process, and atheris 3 loses some 50 KB with each run."""
     args.findings.mkdir(parents=True, exist_ok=True)
-    options = [f"-runs={args.runs}", f"-seed={args.seed + 1}", f"-artifact_prefix={args.findings}/{name}-", *_LIBFUZZER]
-    if args.seconds is not None:
-        options.append(f"-max_total_time={int(args.seconds)}")
+    print(f"{name}:", flush=True)
+    started, left = time.monotonic(), args.runs
     with tempfile.TemporaryDirectory(prefix="certstream-fuzz-") as directory:
         words, corpus = Path(directory, "words"), Path(directory, "corpus")
         words.write_text("".join(f'"{_escaped(word)}"\n' for word in DICTIONARY if word))
         _write_seeds(TARGETS[name], corpus)
-        command = [sys.executable, "-m", "fuzz.guided", name, *options, f"-dict={words}", str(corpus)]
-        print(f"{name}:", flush=True)
-        return int(subprocess.run(command, check=False).returncode != 0)
+        options = [f"-dict={words}", f"-artifact_prefix={args.findings}/{name}-", *_LIBFUZZER, str(corpus)]
+        while left > 0 and (args.seconds is None or time.monotonic() - started < args.seconds):
+            runs = min(left, _RUNS_OF_A_PROCESS)
+            limits = [f"-runs={runs + len(list(corpus.iterdir()))}", f"-seed={args.seed + left + 1}"]
+            if args.seconds is not None:
+                limits.append(f"-max_total_time={max(1, int(started + args.seconds - time.monotonic()))}")
+            command = [sys.executable, "-m", "fuzz.guided", name, *limits, *options]
+            if subprocess.run(command, check=False).returncode:
+                return 1
+            left -= runs
+    return 0
 
 
 def _write_seeds(target: Target, directory: Path) -> None:

@@ -9,9 +9,11 @@ import tempfile
 import zlib
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import orjson
+import pybase64
 
 from certstream.client.http import Validators, parse_retry_after
 from certstream.client.inflate import BodyBuffer
@@ -19,8 +21,12 @@ from certstream.client.log_list_source import ListSource
 from certstream.client.log_list_store import KeptList, keep_list, kept_list, kept_path
 from certstream.client.pages import Pages
 from certstream.errors import FetchError, MalformedError, StateError
+from certstream.intervals import Intervals
+from certstream.ledger import Ledger, Trust
 from certstream.state import StateStore, read_positions
+from fuzz.mutation import mutated_json
 from fuzz.protocol import accepts
+from fuzz.seeds import edges
 
 _ENCODINGS: Final = ("", "gzip", "deflate", "identity", "x-gzip ", "br")
 _CAP_BYTES: Final = 10_000
@@ -111,6 +117,9 @@ def check_state(data: bytes) -> None:
     with_more.open()
     try:
         assert {url: with_more.position(url) for url in before} == before
+        for url, position in before.items():
+            edge = with_more.edge(url)
+            assert edge is None or edge.size == position.current_index
         fresh = "https://one.more.example"
         if fresh not in before:
             with_more.begin(fresh, 1, 2)
@@ -118,6 +127,27 @@ def check_state(data: bytes) -> None:
         with_more.close()
     assert with_more.save_error is None
     assert {url: position for url, position in read_positions(path).items() if url != fresh} == before
+
+
+def check_ledger(data: bytes) -> None:
+    """What is proven of each log: a file that is none counts as nothing known, and does not stop what is noted."""
+    path = _directory() / "ledger" / "trust.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    known = Ledger(path).read()
+    for trust in known.values():
+        for kind in (trust.verified, trust.tainted, trust.altered):
+            assert (kind.start >= 0).all()
+            assert (kind.start < kind.stop).all()
+            assert (kind.start[1:] > kind.stop[:-1]).all()
+    if zlib.crc32(data) % _WRITTEN_EVERY == 0:
+        url, found = "https://one.more.example", Trust(verified=Intervals.of((3, 9)))
+        Ledger(path).note({url: found})
+        after = Ledger(path).read()
+        assert not len(found.verified - after[url].verified)
+        assert after.keys() == {url, *(each for each, trust in known.items() if trust)}
+    for each in path.parent.iterdir():
+        each.unlink()
 
 
 def bodies() -> list[bytes]:
@@ -147,5 +177,27 @@ def kept_lists() -> list[bytes]:
 def states() -> list[bytes]:
     """State files of this program and of others."""
     full = {"current_index": 12, "tree_size": 20, "last_success": 1_767_139_200, "start_index": 2, "archive_start": 2}
-    logs = {"https://a.example/log": full, "https://b.example/": {"current_index": 7}, "https://b.example": full}
+    with_edge = {**full, "edge": pybase64.b64encode(edges()[2]).decode(), "current_index": 7, "log_id": "AAAA"}
+    logs = {"https://a.example/log": with_edge, "https://b.example/": {"current_index": 7}, "https://b.example": full}
     return [orjson.dumps({"version": 1, "logs": logs, "more": {"x": [1]}}), b'{"logs":{}}', b"{}"]
+
+
+def ledgers() -> list[bytes]:
+    """A file of what is proven, and the same with another version."""
+    path = _directory() / "seed" / "trust.json"
+    some = Trust(Intervals.of((0, 10), (20, 2**62)), Intervals.of((10, 12)), Intervals.of((3, 4)))
+    Ledger(path).note({"https://a.example": some, "https://b.example/log": Trust(verified=Intervals.of((5, 6)))})
+    content = path.read_bytes()
+    return [content, content.replace(b'"version":1', b'"version":2')]
+
+
+def mutated_ledger(data: bytes, random: Random) -> bytes:
+    """Another one, mostly with a checksum that is right."""
+    changed = mutated_json(data, random)
+    try:
+        document = orjson.loads(changed)
+        if random.randrange(8) and "crc32" in document:
+            changed = orjson.dumps({**document, "crc32": zlib.crc32(orjson.dumps(document["logs"]))})
+    except (ValueError, TypeError, KeyError):
+        pass
+    return changed

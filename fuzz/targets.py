@@ -49,6 +49,7 @@ _SINGLE: Final[tuple[tuple[str, Callable[[], Sequence[bytes]], Mutator, Callable
     ("pages", reading.page_answers, mutated, reading.check_pages),
     ("retry-after", lambda: reading.RETRY_AFTERS, mutated, reading.check_retry_after),
     ("state", reading.states, mutated_json, reading.check_state),
+    ("ledger", reading.ledgers, reading.mutated_ledger, reading.check_ledger),
 )
 
 TARGETS: Final[dict[str, Target]] = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fuzz.targets import TARGETS
 from tests.fuzz_support import inputs
 
-NAMES = ("body", "pages", "retry-after", "kept-list", "state")
+NAMES = ("body", "pages", "retry-after", "kept-list", "state", "ledger")
 
 
 @pytest.mark.parametrize("name", NAMES)
