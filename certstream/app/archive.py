@@ -28,6 +28,7 @@ from certstream.app.upkeep import UpkeepTask
 from certstream.app.verification import Verifying
 from certstream.archive.commit import Committer
 from certstream.archive.merge.staging import check_staging
+from certstream.archive.shown import shown_entries
 from certstream.archive.sink.sink import Sink
 from certstream.archive.sink.standing import SinkSettings
 from certstream.archive.storage import local_path
@@ -254,6 +255,10 @@ class ArchiveParts:
     def _client(self, log: LogInfo) -> LogClient:
         reading = ReadSettings(self._config.ct_log.batch_size, self._config.backfill.fetch_concurrency)
         return log_client(self._http, log, self._issuers, reading)
+
+    def shown(self, log: LogInfo, start: int, stop: int) -> Mapping[int, tuple[str, str]]:
+        """What the archived rows [start, stop) of a log show, see shown_entries. It blocks; raises StorageError."""
+        return shown_entries(self.tables[0], log.base_url, start, stop)
 
     def health(self) -> ArchiveHealth:
         """How the archive is doing."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, Self, TypeAlias
 
@@ -14,6 +15,7 @@ import structlog
 from certstream.app.bounds import bounded
 from certstream.app.evidence_desk import LOOK_S, EvidenceDesk
 from certstream.app.settings import FollowedLog, LogRecipe
+from certstream.app.streamed import StreamedLeaves
 from certstream.client.base import LogClient
 from certstream.client.http import HttpClient
 from certstream.client.proofs import prover
@@ -73,6 +75,7 @@ class Trustees:
         evidence: Path | None,
         rows: Rows,
         *,
+        streamed: StreamedLeaves | None = None,
         look_s: float = LOOK_S,
     ) -> None:
         self._http = http
@@ -80,6 +83,7 @@ class Trustees:
         self._metrics = metrics
         self._directory = evidence
         self._rows = rows
+        self._streamed = streamed or StreamedLeaves()
         self._desk = EvidenceDesk(evidence, self._count, look_s=look_s)
         self._recipes: dict[str, LogRecipe] = {}  # by base_url
         self._clients: dict[str, VerifiedClient] = {}
@@ -149,7 +153,7 @@ class Trustees:
         def tainted(start: int, stop: int) -> None:
             self._rows.tainted(info, start, stop)
 
-        return Findings(proven, tainted, self.found)
+        return Findings(proven, tainted, self.found, partial(self._streamed.keep, info))
 
     def found(self, case: Case) -> None:
         """Keep what did not fit."""

@@ -11,6 +11,7 @@ import structlog
 from certstream.client.proven_tree import ProvenTree
 from certstream.client.range_proofs import Unproven
 from certstream.ct.edge import TreeEdge
+from certstream.ct.types import HASH_BYTES
 from certstream.errors import FetchError
 
 _WAIT_S: Final = 1.0
@@ -33,6 +34,7 @@ class Trail:
         tree: ProvenTree,
         proven: Callable[[int, int], None],
         tainted: Callable[[int, int], None],
+        streamed: Callable[[int, bytes], None],
         *,
         most: int,
         every: int,
@@ -41,6 +43,7 @@ class Trail:
         self._tree = tree
         self._proven = proven
         self._tainted = tainted
+        self._streamed = streamed  # told what is tainted as well: its leaf hashes, from an index on
         self._most = most
         self._every = every
         self._start = self._stop = 0
@@ -97,21 +100,24 @@ class Trail:
     async def _prove_once(self) -> None:
         """Prove what there is now. What is not appended to it meanwhile cancels this."""
         count, start, stop, edge = len(self._hashes), self._start, self._stop, self._edge
-        proof = await self._tree.prove(start, b"".join(self._hashes), edge)
+        hashes = b"".join(self._hashes)
+        proof = await self._tree.prove(start, hashes, edge)
         self._is_slow = False
         del self._hashes[:count]
         self._start = stop
-        self._tell(start, stop, proof.unproven)
+        self._tell(start, hashes, proof.unproven)
         if proof.error is not None:
             self._edge = None
         elif edge is None and self._tree.edge is not None:
             self._edge = self._tree.edge.extended(b"".join(self._hashes))
 
-    def _tell(self, start: int, stop: int, unproven: Sequence[Unproven]) -> None:
+    def _tell(self, start: int, hashes: bytes, unproven: Sequence[Unproven]) -> None:
+        first, stop = start, start + len(hashes) // HASH_BYTES
         for each in unproven:
             if start < each.start:
                 self._proven(start, each.start)
             self._tainted(each.start, each.stop)
+            self._streamed(each.start, hashes[(each.start - first) * HASH_BYTES : (each.stop - first) * HASH_BYTES])
             start = each.stop
         if start < stop:
             self._proven(start, stop)
@@ -135,6 +141,7 @@ class Trail:
     def _taint(self, stop: int) -> None:
         if self._hashes and self._start < stop:
             self._tainted(self._start, stop)
+            self._streamed(self._start, b"".join(self._hashes)[: (stop - self._start) * HASH_BYTES])
         self._hashes.clear()
         self._edge = None
         self._is_due = False

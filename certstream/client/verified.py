@@ -38,6 +38,7 @@ class Findings:
     proven: Callable[[int, int], None]  # the entries [start, stop) stand in a signed tree
     tainted: Callable[[int, int], None]  # they went out, and it could not be proven that they do
     evidence: Callable[[Case], None]
+    streamed: Callable[[int, bytes], None] = lambda _start, _leaves: None  # leaf hashes of what is tainted, from start
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class VerifiedClient:
             self._tree,
             findings.proven,
             findings.tainted,
+            findings.streamed,
             most=max_unproven,
             every=self._proof_every,
         )

@@ -111,6 +111,16 @@ class ListHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class TaintedRange:
+    """Entries [start, stop) of a log that went out and could not be proven."""
+
+    log: str
+    start: int
+    stop: int
+    error: str  # why not, as last tried
+
+
+@dataclass(frozen=True, slots=True)
 class DeepHealth:
     """The service as a whole."""
 
@@ -123,6 +133,7 @@ class DeepHealth:
     jobs: Mapping[str, JobHealth] = field(default_factory=dict)  # by name
     share: float | None = None  # of all logs together
     lists: Sequence[ListHealth] = ()
+    tainted: Sequence[TaintedRange] = ()  # the first of them
 
 
 def assess(
@@ -184,6 +195,7 @@ def to_json(health: DeepHealth, active_connections: int) -> dict[str, Any]:
         "share": health.share,
         "warnings": list(health.warnings),
         "logs": [asdict(log) for log in health.logs],
+        "tainted": [asdict(each) for each in health.tainted],
         "archive": None if health.archive is None else asdict(health.archive),
         "jobs": {name: asdict(replace(job, detail=dict(job.detail))) for name, job in health.jobs.items()},
         "lists": [asdict(each) for each in health.lists],

@@ -1,0 +1,379 @@
+"""What is tainted is read again and compared with what went out: proven, or listed with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from certstream.app.proven import ProvenRows
+from certstream.app.recheck import DIFFERS, NOT_ARCHIVED, NOT_KEPT, NOT_READ, Archived, Rechecker, Shown, Source
+from certstream.app.streamed import StreamedLeaves
+from certstream.certs.batch import UPDATE_TYPES, decode
+from certstream.certs.hexadecimal import colon_hex
+from certstream.client.base import LogClient, ReadSettings
+from certstream.client.proofs import prover
+from certstream.client.rfc6962 import Rfc6962Client
+from certstream.client.signed_heads import SignedHeads
+from certstream.ct.edge import TreeEdge
+from certstream.ct.rfc6962 import frame_entries
+from certstream.ct.types import PRECERT_ENTRY, EntryBatch, LogInfo, LogKind, Spans
+from certstream.errors import StorageError
+from certstream.evidence import Case
+from certstream.intervals import Intervals
+from certstream.serve.health import TaintedRange
+from certstream.simulator.faults import Fault, FaultKind
+from certstream.simulator.log import SimulatedLog
+from tests.client.reading_support import Reader, reading
+
+SIZE = 1_500
+KINDS: tuple[LogKind, ...] = ("rfc6962", "static")
+both = pytest.mark.parametrize("kind", KINDS)
+
+
+@dataclass
+class Again:
+    """A log with tainted entries, and what reads them again."""
+
+    log: SimulatedLog
+    reader: Reader
+    kind: LogKind
+    rows: ProvenRows = field(default_factory=lambda: ProvenRows(None))
+    streamed: StreamedLeaves = field(default_factory=StreamedLeaves)
+    cases: list[Case] = field(default_factory=list)
+    edge: TreeEdge | None = None
+    most: int = 700
+    held: int = 0
+    crashes: int = 0
+    client: LogClient | None = None
+
+    @property
+    def info(self) -> LogInfo:
+        return self.log.info(self.kind)
+
+    def rechecker(self, archived: Archived | None = None) -> Rechecker:
+        return Rechecker(
+            self.rows,
+            lambda: [self.info],
+            self._source,
+            streamed=self.streamed,
+            archived=archived,
+            evidence=self.cases.append,
+            edge=lambda _info: self.edge,
+            most=lambda: self.most,
+            hold=self._hold,
+            clock=self.reader.time.clock,
+        )
+
+    def _source(self, info: LogInfo) -> Source:
+        inner = self.client or self.reader.client(self.log, self.kind, batch_size=256)
+        return Source(SignedHeads(inner, self.log.spki, self.cases.append), prover(self.reader.http, info))
+
+    async def _hold(self) -> None:
+        self.held += 1
+        if self.crashes:
+            self.crashes -= 1
+            raise RuntimeError("a mistake")
+
+    def streams(self, start: int, stop: int, *wrong: int) -> None:
+        """These went out, some of them as others than they are in the tree, and are tainted."""
+        leaves = [b"\xff" * 32 if index in wrong else self.log.tree.leaf(index) for index in range(start, stop)]
+        self.rows.tainted(self.info, start, stop)
+        self.streamed.keep(self.info, start, b"".join(leaves))
+
+    def archived(self, *wrong: int, stop: int = SIZE) -> Archived:
+        """An archive that has everything before `stop`, some of it otherwise than in the tree."""
+
+        def shown(log: LogInfo, start: int, end: int) -> Shown:
+            assert log == self.info
+            rows = range(start, min(end, stop))
+            return {index: ("X509LogEntry", "00:FF") if index in wrong else self.row(index) for index in rows}
+
+        return shown
+
+    def row(self, index: int) -> tuple[str, str]:
+        entry = self.log.entry(index)
+        batch = decode(frame_entries(self.info, index, [entry.leaf_input, entry.extra_data]), 0.0)
+        return UPDATE_TYPES[entry.entry_type].decode(), colon_hex(batch.sha256).decode()
+
+    @property
+    def tainted(self) -> Intervals:
+        return self.rows.tainted_of(self.info)
+
+    def listed(self, *ranges: tuple[int, int, str]) -> list[TaintedRange]:
+        return [TaintedRange("log", start, stop, error) for start, stop, error in ranges]
+
+
+async def all_of(rechecker: Rechecker) -> None:
+    """Until nothing is due."""
+    with capture_logs():
+        while await rechecker.turn():
+            pass
+
+
+@asynccontextmanager
+async def again(kind: LogKind = "rfc6962") -> AsyncIterator[Again]:
+    log = SimulatedLog("log", seed=21, initial=SIZE)
+    async with reading(log) as reader:
+        yield Again(log, reader, kind)
+
+
+@both
+async def test_what_was_streamed_as_it_is_proven_is_tainted_no_more(kind: LogKind) -> None:
+    async with again(kind) as it:
+        it.streams(100, 1_300)
+        rechecker = it.rechecker()
+        assert rechecker.tainted() == it.listed((100, 1_300, NOT_READ))
+        await all_of(rechecker)
+        assert it.tainted == Intervals()
+        assert (rechecker.tainted(), it.cases) == ([], [])
+        assert it.held == 2  # pieces of 700 entries at most
+
+
+@both
+async def test_what_was_streamed_otherwise_than_it_is_proven_stays_tainted_for_good(kind: LogKind) -> None:
+    async with again(kind) as it:
+        it.streams(0, 600, 17, 18, 400)
+        rechecker = it.rechecker()
+        await all_of(rechecker)
+        assert it.tainted == Intervals.of((17, 19), (400, 401))
+        assert rechecker.tainted() == it.listed((17, 19, DIFFERS), (400, 401, DIFFERS))
+        assert [(case.kind, case.start, case.stop) for case in it.cases] == [
+            ("wrong_leaf", 17, 19),
+            ("wrong_leaf", 400, 401),
+        ]
+        assert it.cases[0].hashes["leaf_proven"] == it.log.tree.leaf(17)
+        assert it.cases[0].hashes["leaf_streamed"] == b"\xff" * 32
+        before = dict(it.log.requests)
+        it.reader.time.now_s += 100_000
+        await all_of(rechecker)
+        assert it.log.requests == before
+        keys = {case.key() for case in it.cases}
+        it.log.grow(10)
+        await all_of(it.rechecker())  # of a service that was started anew: the same cases
+        assert {case.key() for case in it.cases} == keys
+
+
+@both
+async def test_without_hashes_since_a_restart_the_archives_rows_are_compared(kind: LogKind) -> None:
+    async with again(kind) as it:
+        it.rows.tainted(it.info, 200, 900)
+        rechecker = it.rechecker(it.archived(333))
+        await all_of(rechecker)
+        assert it.tainted == Intervals.of((333, 334))
+        assert rechecker.tainted() == it.listed((333, 334, DIFFERS))
+        (case,) = it.cases
+        assert case.hashes["certificate_streamed"] == b"\x00\xff"
+        assert case.hashes["certificate_proven"] == bytes.fromhex(it.row(333)[1].replace(":", ""))
+
+
+async def test_what_is_not_archived_yet_waits_for_its_rows_and_nothing_is_asked_of_the_log() -> None:
+    async with again() as it:
+        it.rows.tainted(it.info, 0, 50)
+        archived = [it.archived(stop=0)]
+
+        def newest(log: LogInfo, start: int, stop: int) -> Shown:
+            return archived[0](log, start, stop)
+
+        rechecker = it.rechecker(newest)
+        await all_of(rechecker)
+        assert rechecker.tainted() == it.listed((0, 50, NOT_ARCHIVED))
+        assert not it.log.requests
+        archived[0] = it.archived(stop=20)
+        it.reader.time.now_s += 15
+        await all_of(rechecker)
+        assert rechecker.tainted() == it.listed((20, 50, NOT_ARCHIVED))
+        archived[0] = it.archived()
+        it.reader.time.now_s += 30
+        await all_of(rechecker)
+        assert it.tainted == Intervals()
+
+
+async def test_where_nothing_is_archived_and_hashes_are_forgotten_it_is_said_once_that_the_log_is_consistent() -> None:
+    async with again() as it:
+        it.rows.tainted(it.info, 0, 50)
+        rechecker = it.rechecker()
+        await all_of(rechecker)
+        assert rechecker.tainted() == it.listed((0, 50, NOT_KEPT))
+        assert it.cases == []
+        before = dict(it.log.requests)
+        it.reader.time.now_s += 100_000
+        await all_of(rechecker)
+        assert it.log.requests == before
+
+
+@both
+async def test_what_the_log_still_sends_wrong_is_listed_and_tried_again_later_and_later(kind: LogKind) -> None:
+    async with again(kind) as it:
+        it.streams(0, 256)
+        fault = it.log.faults.add(Fault(FaultKind.WRONG_LEAF, index=70))
+        rechecker = it.rechecker()
+        pauses: list[float] = []
+        for _ in range(8):
+            await all_of(rechecker)
+            ((start, stop),) = it.tainted
+            assert (start, stop) == (70, 71)
+            (shown,) = rechecker.tainted()
+            assert (shown.start, shown.stop) == (70, 71)
+            assert shown.error not in (NOT_READ, DIFFERS, "")
+            pauses.append(await waited(it, rechecker))
+        assert pauses == [15, 30, 60, 120, 240, 300, 300, 300]
+        it.log.faults.remove(fault)
+        await all_of(rechecker)
+        it.reader.time.now_s += 300
+        await all_of(rechecker)
+        assert it.tainted == Intervals()
+
+
+async def waited(it: Again, rechecker: Rechecker) -> float:
+    """Let time pass until something is asked of the log again; how long that took."""
+    began_s, asked = it.reader.time.now_s, sum(it.log.requests.values())
+    while sum(it.log.requests.values()) == asked:
+        it.reader.time.now_s += 5
+        with capture_logs():
+            await rechecker.turn()
+    return it.reader.time.now_s - began_s
+
+
+async def test_a_log_that_gives_nothing_is_tried_again_and_the_reason_is_listed() -> None:
+    async with again() as it:
+        it.streams(0, 100)
+        it.streams(200, 300)
+        down = it.log.faults.add(Fault(FaultKind.UNAVAILABLE, on="get-entries"))
+        rechecker = it.rechecker()
+        await all_of(rechecker)
+        assert [(each.start, each.stop) for each in rechecker.tainted()] == [(0, 100), (200, 300)]
+        assert all("503" in each.error for each in rechecker.tainted())
+        it.log.faults.remove(down)
+        it.reader.time.now_s += 15
+        await all_of(rechecker)
+        assert (it.tainted, rechecker.tainted()) == (Intervals(), [])
+
+
+async def test_a_rate_limit_is_no_failure_of_the_log_and_waited_for() -> None:
+    async with again() as it:
+        it.streams(0, 100)
+        it.log.faults.add(Fault(FaultKind.RATE_LIMITED, times=1, retry_after_s=40))
+        rechecker = it.rechecker()
+        await all_of(rechecker)
+        assert rechecker.tainted() == it.listed((0, 100, NOT_READ))
+        assert 35 <= await waited(it, rechecker) <= 50
+        assert it.tainted == Intervals()
+
+
+async def test_an_archive_that_cannot_be_read_is_tried_again() -> None:
+    async with again() as it:
+        it.rows.tainted(it.info, 0, 100)
+
+        failures = [StorageError("/srv/t: input/output error")]
+
+        def broken_once(log: LogInfo, start: int, stop: int) -> Shown:
+            if failures:
+                raise failures.pop()
+            return it.archived()(log, start, stop)
+
+        rechecker = it.rechecker(broken_once)
+        await all_of(rechecker)
+        assert rechecker.tainted() == it.listed((0, 100, "/srv/t: input/output error"))
+        it.reader.time.now_s += 15
+        await all_of(rechecker)
+        assert it.tainted == Intervals()
+
+
+@both
+async def test_nothing_is_proven_under_a_head_of_another_tree_than_was_read_so_far(kind: LogKind) -> None:
+    async with again(kind) as it:
+        it.edge = TreeEdge().extended(b"".join(it.log.tree.leaf(index) for index in range(1_000)))
+        it.streams(300, 600)
+        fork = it.log.faults.add(Fault(FaultKind.FORK, index=500))
+        rechecker = it.rechecker()
+        await all_of(rechecker)
+        assert it.tainted == Intervals.of((300, 600))
+        assert {case.kind for case in it.cases} == {"inconsistent"}
+        it.log.faults.remove(fork)
+        await all_of(fresh := it.rechecker())
+        assert (it.tainted, fresh.tainted()) == (Intervals(), [])
+
+
+async def test_a_head_of_a_frontend_that_lags_proves_nothing_yet() -> None:
+    async with again() as it:
+        it.edge = TreeEdge().extended(b"".join(it.log.tree.leaf(index) for index in range(1_400)))
+        it.streams(0, 100)
+        it.log.faults.add(Fault(FaultKind.SMALLER_TREE, entries=200, times=1))
+        rechecker = it.rechecker()
+        await all_of(rechecker)
+        assert rechecker.tainted() == it.listed((0, 100, "log: the head has 1300 entries only"))
+        it.reader.time.now_s += 15
+        await all_of(rechecker)
+        assert (it.tainted, it.cases) == (Intervals(), [])
+
+
+class Exchanging(Rfc6962Client):
+    """Of a log that sends two precertificates in each other's place."""
+
+    rows: tuple[int, int] = (0, 0)
+
+    async def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
+        order = np.arange(stop - start)
+        order[[*self.rows]] = order[[*reversed(self.rows)]]
+        async for batch in super().batches(start, stop):
+            first, last = batch.start - start, batch.stop - start
+            assert (first, last) == (0, stop - start)
+            yield replace(batch, cert=Spans(batch.cert.start[order], batch.cert.stop[order]))
+
+
+async def test_precertificates_that_are_not_their_leaves_are_marked_when_their_leaves_are_proven() -> None:
+    async with again() as it:
+        first, second = [index for index in range(200) if it.log.entry(index).entry_type == PRECERT_ENTRY][:2]
+        client = Exchanging(it.reader.http, it.info, ReadSettings(batch_size=256))
+        client.rows = first, second
+        it.client = client
+        marked: list[int] = []
+        it.rows = Noting(marked)
+        it.streams(0, 200)
+        await all_of(it.rechecker())
+        assert marked == [first, second]
+        assert it.tainted == Intervals()
+
+
+class Noting(ProvenRows):
+    """Keeps the indices of altered entries."""
+
+    def __init__(self, marked: list[int]) -> None:
+        super().__init__(None)
+        self._marked = marked
+
+    def altered(self, log: LogInfo, indices: Sequence[int]) -> None:
+        self._marked += indices
+
+
+async def test_what_is_listed_is_bounded_and_in_order() -> None:
+    async with again() as it:
+        for start in range(0, 1_000, 4):
+            it.rows.tainted(it.info, start, start + 2)
+        listed = it.rechecker().tainted()
+        assert len(listed) == 100
+        assert listed == it.listed(*((start, start + 2, NOT_READ) for start in range(0, 400, 4)))
+
+
+async def test_a_crash_is_logged_and_the_work_goes_on() -> None:
+    async with again() as it:
+        it.streams(0, 50)
+        it.crashes = 1
+        done = asyncio.Event()
+        it.reader.time.on_sleep = lambda: None if len(it.tainted) else done.set()
+        with capture_logs() as lines:
+            task = asyncio.create_task(it.rechecker().run())
+            async with asyncio.timeout(30):
+                await done.wait()
+        task.cancel()
+        assert [line["event"] for line in lines] == [
+            "reading tainted entries again crashed, it is started again",
+            "tainted entries are proven now, and were streamed as they are",
+        ]
+        assert it.reader.time.slept[0] == 30
