@@ -16,18 +16,13 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 import structlog
 
-from certstream.app.settings import log_client
 from certstream.app.streamed import StreamedLeaves
 from certstream.certs.batch import UPDATE_TYPES, decode
 from certstream.certs.hexadecimal import colon_hex
-from certstream.client.base import ReadSettings
 from certstream.client.clock import Clock
-from certstream.client.http import HttpClient
-from certstream.client.issuers import IssuerCache
-from certstream.client.proofs import Prover, prover
+from certstream.client.proofs import Prover
 from certstream.client.range_proofs import RangeChecker, Unproven
 from certstream.client.signed_heads import SignedHeads
-from certstream.config import Config
 from certstream.ct.edge import TreeEdge, leaf_hashes
 from certstream.ct.types import HASH_BYTES, MAX_TREE_SIZE, EntryBatch, LogInfo, TreeHead
 from certstream.errors import FetchError, InvalidProofError, LogMisbehaviourError, RateLimitedError, StorageError
@@ -121,19 +116,6 @@ class _Before:
 
     leaves: Mapping[int, bytes]
     rows: Shown  # of the archive
-
-
-def sources(config: Config, http: HttpClient, evidence: Callable[[Case], None]) -> Callable[[LogInfo], Source]:
-    """Where logs whose keys are known are read again, at the pace of `http`."""
-    issuers = IssuerCache(http)
-    reading = ReadSettings(config.ct_log.batch_size, config.backfill.fetch_concurrency)
-
-    def source(log: LogInfo) -> Source:
-        if log.key is None:
-            raise ValueError(f"{log.name}: its key is not known")
-        return Source(SignedHeads(log_client(http, log, issuers, reading), log.key, evidence), prover(http, log))
-
-    return source
 
 
 class Rechecker:

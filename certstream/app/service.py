@@ -26,21 +26,19 @@ from certstream.app.notify import ServiceManager, status_line
 from certstream.app.orphans import reap_orphans
 from certstream.app.owners import refuse_as_root
 from certstream.app.proven import proven_rows
-from certstream.app.recheck import Rechecker, sources
+from certstream.app.rechecking import Rechecking
 from certstream.app.reload.reloader import Reloader
 from certstream.app.settings import (
     FollowedLog,
     LiveSettings,
     LogRecipe,
-    backfill_fetch_settings,
     live_settings,
     log_client,
     log_health,
     serve_options,
     stream_kinds,
 )
-from certstream.app.streamed import StreamedLeaves
-from certstream.app.trust import Trustees, evidence_directory, verification_of
+from certstream.app.trust import Trustees, evidence_directory
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
 from certstream.config import Config, LoadedConfig
@@ -111,15 +109,7 @@ class Service:
         self._http = HttpClient(self._live.fetch, self._metrics)
         self._lists = ListedLogs(self._http, self._state, self._log_states)
         self._metrics.trust.watch_lists(lambda: list_figures(self._lists.statuses()))
-        streamed = StreamedLeaves()
-        self._trust = Trustees(
-            self._http,
-            self._state,
-            self._metrics.trust,
-            evidence_directory(config),
-            self._proven,
-            streamed=streamed,
-        )
+        self._trust = Trustees(self._http, self._state, self._metrics.trust, evidence_directory(config), self._proven)
         self._altered = AlteredPrecertificates(
             self._metrics.trust,
             compares=self._trust.compares,
@@ -137,16 +127,13 @@ class Service:
             marks=self._altered,
         )
         self._issuers = IssuerCache(self._http)
-        self._again = HttpClient(backfill_fetch_settings(config.ct_log, config.backfill), self._metrics)
-        self._rechecker = Rechecker(
+        self._recheck = Rechecking(
+            config,
+            self._metrics,
+            self._state,
             self._proven,
-            self._verified,
-            sources(config, self._again, self._trust.found),
-            streamed=streamed,
+            self._trust,
             archived=None if self._archive is None else self._archive.shown,
-            evidence=self._trust.found,
-            edge=lambda info: self._state.edge(info.base_url),
-            most=lambda: self._live.config.ct_log.verification_max_unproven_entries,
             hold=self._live_first,
         )
         self._following = Following(self._tailer, self._metrics)
@@ -195,7 +182,7 @@ class Service:
                 self._archive.expect(self._live.infos)
                 self._archive.heed(stop)
                 await parts.enter_async_context(self._archive)
-            await parts.enter_async_context(self._again)
+            await parts.enter_async_context(self._recheck)
             await parts.enter_async_context(self._trust)
             self._trust.watch(self._live.followed)
             self._following.begin(self._live.recipes)
@@ -237,7 +224,7 @@ class Service:
                 group.create_task(self._state.run(), name="state"),
                 group.create_task(watch_loop_lag(self._metrics), name="loop lag"),
                 group.create_task(self._proven.run(), name="proven"),
-                group.create_task(self._rechecker.run(), name="recheck"),
+                group.create_task(self._recheck.run(), name="recheck"),
                 group.create_task(self._delivery.run(), name="delivery"),
             ]
             if os.getpid() == 1:  # of a container
@@ -304,7 +291,7 @@ class Service:
         if self._serving is not None:
             self._serving.apply(live.access)
         self._http.apply(live.fetch)
-        self._again.apply(backfill_fetch_settings(live.config.ct_log, live.config.backfill))
+        self._recheck.apply(live.config)
         await self._following.change(live.recipes, between=partial(self._change_archive, live))
         self._trust.watch([recipe.followed for recipe in live.recipes])
         self._live, self._is_applied = live, True
@@ -338,11 +325,6 @@ class Service:
             with waits.on("archive"):
                 await self._archive.before(batch)
         await self._publisher.publish(batch, waits)
-
-    def _verified(self) -> list[LogInfo]:
-        """The logs whose entries are proven."""
-        followed = (recipe.followed for recipe in self._live.recipes)
-        return [each.info for each in followed if verification_of(each) in ("warn", "enforce")]
 
     def _tailer(self, recipe: LogRecipe) -> Tailer:
         followed, info = recipe.followed, recipe.followed.info
@@ -406,7 +388,7 @@ class Service:
             share=self._delivery.share,
             lists=list_health(self._lists.statuses()),
         )
-        return replace(deep, tainted=self._rechecker.tainted())
+        return replace(deep, tainted=self._recheck.tainted())
 
     def _announce(self, server: StreamServer) -> None:
         config = self._config

@@ -75,7 +75,6 @@ class Trustees:
         evidence: Path | None,
         rows: Rows,
         *,
-        streamed: StreamedLeaves | None = None,
         look_s: float = LOOK_S,
     ) -> None:
         self._http = http
@@ -83,7 +82,7 @@ class Trustees:
         self._metrics = metrics
         self._directory = evidence
         self._rows = rows
-        self._streamed = streamed or StreamedLeaves()
+        self.streamed = StreamedLeaves()  # what is tainted, as it went out
         self._desk = EvidenceDesk(evidence, self._count, look_s=look_s)
         self._recipes: dict[str, LogRecipe] = {}  # by base_url
         self._clients: dict[str, VerifiedClient] = {}
@@ -153,7 +152,7 @@ class Trustees:
         def tainted(start: int, stop: int) -> None:
             self._rows.tainted(info, start, stop)
 
-        return Findings(proven, tainted, self.found, partial(self._streamed.keep, info))
+        return Findings(proven, tainted, self.found, partial(self.streamed.keep, info))
 
     def found(self, case: Case) -> None:
         """Keep what did not fit."""
@@ -180,6 +179,11 @@ class Trustees:
     def compares(self, info: LogInfo) -> bool:
         """Whether its precertificates are compared with their leaves."""
         return self._verification(info) != "off"
+
+    def verified(self) -> list[LogInfo]:
+        """The logs whose entries are to be proven."""
+        followed = (recipe.followed for recipe in self._recipes.values())
+        return [each.info for each in followed if verification_of(each) in ("warn", "enforce")]
 
     def _verification(self, info: LogInfo) -> Verified:
         recipe = self._recipes.get(info.base_url)

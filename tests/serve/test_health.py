@@ -85,6 +85,7 @@ def test_the_answer_has_the_counts_and_every_log() -> None:
             }
             for state in ("following", "degraded", "unhealthy")
         ],
+        "tainted": [],
         "archive": None,
         "jobs": {},
         "lists": [],
