@@ -82,6 +82,9 @@ def test_the_answer_has_the_counts_and_every_log() -> None:
                 "last_error": None,
                 "share": 0.25,
                 "share_cause": "slow_answers",
+                "verification": "off",
+                "suspect": False,
+                "tainted_entries": 0,
             }
             for state in ("following", "degraded", "unhealthy")
         ],
