@@ -100,6 +100,7 @@ def start_service(
         "log_format": "json",
         "ct_log": {"poll_interval_ms": 250, "retry_initial_delay_ms": 250, "retry_max_delay_ms": 250},
         "streams": {"heartbeat_interval_secs": 3600},
+        "log_lists": {"enabled": False},
         "custom_logs": [{"name": f"log{i}", "url": url, "operator": f"o{i}"} for i, url in enumerate(urls)],
     }
     if archive != "off":

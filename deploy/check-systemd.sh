@@ -184,6 +184,7 @@ custom_logs:
   - {name: a, url: 'http://127.0.0.1:8700/sim-rfc6962/rfc6962/', operator: a}
 static_logs:
   - {name: b, url: 'http://127.0.0.1:8700/sim-static/static/', operator: b}
+log_lists: {enabled: false}
 ct_log: {partial_tile_wait_secs: 1}
 delta_sink: {enabled: true, flush_interval_secs: 1}
 backfill: {staging_path: staging}

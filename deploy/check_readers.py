@@ -38,6 +38,7 @@ async def make_archive(directory: Path) -> None:
         config = {
             "static_logs": [{"name": info.name, "url": info.url} for info in infos],
             "delta_sink": {"table_path": "archive"},
+            "log_lists": {"enabled": False},
         }
         positions = {info.base_url: {"current_index": ENTRIES, "start_index": 0} for info in infos}
         (directory / "config.yaml").write_text(json.dumps(config))  # JSON is YAML

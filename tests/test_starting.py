@@ -52,6 +52,7 @@ def struck(tmp_path: Path) -> Iterator[Struck]:
                 "STRIKE_AT": at,
                 "STRIKE_WITH": " ".join(str(int(number)) for number in numbers),
                 "CERTSTREAM_PORT": "0",
+                "CERTSTREAM_LOG_LISTS_ENABLED": "false",
                 **more,
             }
             process = subprocess.Popen(
