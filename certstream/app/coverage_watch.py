@@ -22,7 +22,7 @@ from certstream.ct.types import LogInfo
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 
-_FRESH_S: Final = 5.0  # that an answer is given again
+_FRESH_S: Final = 2.0  # that an answer is given again
 _INTERVAL_S: Final = 60.0  # between two looks for the metrics
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class CoverageWatch:
         self._cancelled.set()
 
     async def json(self) -> bytes:
-        """How all logs stand, as one JSON object; at most some seconds old. Raises StorageError."""
+        """How all logs stand, as one JSON object; at most _FRESH_S old. Raises StorageError."""
         async with self._looking:
             if self._answer is None or self._clock() - self._answer[0] > _FRESH_S:
                 try:

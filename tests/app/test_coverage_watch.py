@@ -81,9 +81,9 @@ async def test_an_answer_is_given_again_for_some_seconds(tmp_path: Path, watch: 
     fill_indices(tmp_path, range(10))
     first = await watch.json()
     fill_indices(tmp_path, range(10, 20))
-    times.now = 4.0
+    times.now = 1.0
     assert await watch.json() is first
-    times.now = 6.0
+    times.now = 3.0
     (log, other) = json.loads(await watch.json())["logs"]
     assert (log["archived"]["count"], log["missing"]["intervals"]) == (20, [[20, 30], [40, 42]])
     assert (other["archived"]["count"], other["missing"]) == (0, None)
