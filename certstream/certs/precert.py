@@ -7,11 +7,11 @@ issuer. The precertificate itself, which messages and archive show, no hash cove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from certstream.certs import der
 from certstream.certs.columns import Certificates
@@ -24,8 +24,6 @@ from certstream.ct.types import PRECERT_ENTRY, EntryBatch, Int64Array, Spans
 _POISON: Final = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
 _POISON_VALUE: Final = len(_POISON) - 2  # where its value begins
 _POISON_WORDS: Final = (0, 8, len(_POISON) - 8)  # of eight bytes, which are all of it
-_PARTS: Final = 5  # header, fields, headers of the extensions, those before the poison, those after it
-_TOGETHER: Final = 256  # rows: what is put together of more is beyond the cache
 _TBS_OFFSET: Final = 48  # of a leaf's TBSCertificate, from the 0x00 that a leaf hash begins with
 _SIGNING_PURPOSE: Final = bytes.fromhex(
     "060a2b06010401d679020404"
@@ -43,40 +41,44 @@ def altered_precertificates(
     `issuer` gives the DER of the first certificate of a row's chain, None where it is not known; it is asked for few
     rows. What cannot be read counts as altered.
     """
-    entry_type = np.concatenate([batch.entry_type for batch in batches])
-    rows = np.flatnonzero(entry_type == PRECERT_ENTRY)
-    leaves = [tbs for batch in batches for tbs in _leaf_tbs(batch)]
-    return sorted(
-        row
-        for at in range(0, len(rows), _TOGETHER)
-        for row, leaf in _unlike(certs, rows[at : at + _TOGETHER], leaves[at : at + _TOGETHER])
-        if expected_tbs(certs.ders[row], issuer(row)) != leaf
-    )
+    found: list[int] = []
+    first = 0
+    for batch in batches:
+        at = np.flatnonzero(batch.entry_type == PRECERT_ENTRY)
+        leaf = _leaf_tbs(batch, at)
+        for number in _unlike(certs, first + at, batch.data, leaf):
+            row, tbs = first + int(at[number]), batch.data[leaf.start[number] : leaf.stop[number]]
+            if expected_tbs(certs.ders[row], issuer(row)) != tbs:
+                found.append(row)
+        first += len(batch)
+    return found
 
 
-def _leaf_tbs(batch: EntryBatch) -> list[bytes]:
-    """The TBSCertificate in the leaf of each precertificate; its framing is known to hold."""
-    rows = np.flatnonzero(batch.entry_type == PRECERT_ENTRY)
-    start = batch.leaf.start[rows] + _TBS_OFFSET - len(batch.leaf_prefix)
-    stop = start + u24(np.frombuffer(batch.data, np.uint8), start - 3)
-    return Spans(start, stop).slices(batch.data)
+def _leaf_tbs(batch: EntryBatch, at: NDArray[np.intp]) -> Spans:
+    """The TBSCertificate in the leaf of each of these precertificates; its framing is known to hold."""
+    start = batch.leaf.start[at] + _TBS_OFFSET - len(batch.leaf_prefix)
+    return Spans(start, start + u24(np.frombuffer(batch.data, np.uint8), start - 3))
 
 
-def _unlike(certs: Certificates, rows: Int64Array, leaves: list[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The rows, with their leaves, that are not seen to be right at once."""
+def _unlike(certs: Certificates, rows: Int64Array, data: bytes, leaf: Spans) -> list[int]:
+    """Which of the rows, by their place among `rows`, are not seen to be right at once.
+
+    What is right is the certificate's bytes in three pieces, with headers between them that all rows are asked for
+    together: nothing is put together for a row of its own.
+    """
     usual = _is_usual(certs, rows)
-    if not usual.all():
-        yield from (
-            (row, leaf) for row, leaf, fits in zip(rows.tolist(), leaves, usual.tolist(), strict=True) if not fits
+    pieces, fits = _pieces(certs, rows, data, leaf)
+    usual &= fits
+    there, cert = data.startswith, certs.data
+    seen = np.flatnonzero(usual)
+    wrong = [
+        number
+        for number, a, b, c, d, e, f, at, behind, last in zip(
+            seen.tolist(), *(each[seen].tolist() for each in pieces), strict=True
         )
-        leaves = [leaf for leaf, fits in zip(leaves, usual.tolist(), strict=True) if fits]
-        rows = rows[usual]
-    sizes, parts = _without_poison(certs, rows)
-    if sizes == list(map(len, leaves)) and b"".join(parts) == b"".join(leaves):
-        return  # as nearly always: nothing was put together for a row of its own
-    for at, (row, leaf) in enumerate(zip(rows.tolist(), leaves, strict=True)):
-        if leaf != b"".join(parts[at * _PARTS : (at + 1) * _PARTS]):
-            yield row, leaf
+        if not (there(cert[a:b], at) and there(cert[c:d], behind) and there(cert[e:f], last))
+    ]
+    return sorted([*np.flatnonzero(~usual).tolist(), *wrong])
 
 
 def _is_usual(certs: Certificates, rows: Int64Array) -> BoolArray:
@@ -104,23 +106,52 @@ def _is_der(certs: Certificates, rows: Int64Array) -> BoolArray:
     return minimal
 
 
-def _without_poison(certs: Certificates, rows: Int64Array) -> tuple[list[int], list[bytes]]:
-    """The TBSCertificate of each precertificate of the usual form, without poison: its size, and it in _PARTS parts."""
-    fields, data = certs.fields, certs.data
+def _pieces(
+    certs: Certificates, rows: Int64Array, data: bytes, leaf: Spans
+) -> tuple[tuple[Int64Array, ...], BoolArray]:
+    """For each precertificate of the usual form: the three pieces that its leaf holds as well, and where in `data`.
+
+    The fields before the extensions, the extensions before the poison and those after it: six bounds, three places.
+    Besides, of which rows the leaf is as long as it must be, and has the headers between them that it must have.
+    """
+    fields = certs.fields
     tbs, tbs_stop = fields.tbs.start[rows], fields.tbs.stop[rows]
     start, stop = fields.extensions.start[rows], fields.extensions.stop[rows]
     poison = fields.extension_start[der.POISON, rows] - _POISON_VALUE
     body = tbs_stop - _content(tbs_stop - tbs)
     tagged = stop - _with_header(_with_header(stop - start))  # where [3] begins
     left = stop - start - len(_POISON)
-    content = tagged - body + _with_header(_with_header(left))
-    parts = [b""] * (_PARTS * len(rows))
-    parts[0::_PARTS] = map(_sequence_header, content.tolist())
-    parts[1::_PARTS] = Spans(body, tagged).slices(data)
-    parts[2::_PARTS] = map(_extension_headers, left.tolist())
-    parts[3::_PARTS] = Spans(start, poison).slices(data)
-    parts[4::_PARTS] = Spans(poison + len(_POISON), stop).slices(data)
-    return _with_header(content).tolist(), parts
+    listed = _with_header(left)
+    content = tagged - body + _with_header(listed)
+    fits: BoolArray = leaf.stop - leaf.start == _with_header(content)
+    own = leaf.stop - content
+    outer, inner = own + (tagged - body), leaf.stop - listed
+    for tag, size, at in (
+        (der.SEQUENCE, content, leaf.start),
+        (der.EXTENSIONS, listed, outer),
+        (der.SEQUENCE, left, inner),
+    ):
+        fits &= _has_header(data, at, tag, size)
+    behind = leaf.stop - left
+    after = poison + len(_POISON)
+    return (body, tagged, start, poison, after, stop, own, behind, behind + (poison - start)), fits
+
+
+def _has_header(data: bytes, at: Int64Array, tag: int, size: Int64Array) -> BoolArray:
+    """Whether at these places of `data` a header in DER of that tag and these sizes, below 2**24, begins."""
+    words = np.ndarray((max(0, len(data) - 7),), "<i8", buffer=data, strides=(1,))
+    inside = (at >= 0) & (at < len(words))
+    long = (size > 0x7F).astype(np.int64) + (size > 0xFF) + (size > 0xFFFF)  # bytes of the length behind its first
+    swapped = np.where(long == 1, size, np.where(long == 2, size >> 8 | (size & 0xFF) << 8, _swapped(size)))
+    expected = tag | np.where(long == 0, size, 0x80 | long) << 8 | np.where(long == 0, 0, swapped << 16)
+    mask = (np.int64(1) << 8 * (2 + long)) - 1
+    there: BoolArray = inside & (size < 1 << 24) & (words[np.where(inside, at, 0)] & mask == expected)
+    return there
+
+
+def _swapped(size: Int64Array) -> Int64Array:
+    """Three bytes in the other order."""
+    return size >> 16 & 0xFF | size & 0xFF00 | (size & 0xFF) << 16
 
 
 def _with_header(size: Int64Array) -> Int64Array:
@@ -141,12 +172,6 @@ def _header(tag: int, size: int) -> bytes:
     return bytes((tag, 0x80 | len(length))) + length
 
 
-@lru_cache(maxsize=4096)
-def _sequence_header(size: int) -> bytes:
-    return _header(der.SEQUENCE, size)
-
-
-@lru_cache(maxsize=4096)
 def _extension_headers(size: int) -> bytes:
     """[3] and SEQUENCE before `size` bytes of extensions."""
     listed = _header(der.SEQUENCE, size)

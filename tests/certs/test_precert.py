@@ -173,6 +173,57 @@ def with_precertificate(leaf_input: bytes, der: bytes) -> EntryBatch:
     return classic([(leaf_input, len(der).to_bytes(3) + der + bytes(3))])
 
 
+def test_every_byte_of_what_the_hash_covers_is_compared(log: SimulatedLog) -> None:
+    row = next(row for row in range(400) if log.entry(row).entry_type == PRECERT_ENTRY and not is_signed(log, row))
+    leaf, der = log.entry(row).leaf_input, log.entry(row).der
+    size = int.from_bytes(leaf[44:47])
+    changed = [leaf[:at] + bytes((leaf[at] ^ 1,)) + leaf[at + 1 :] for at in range(47, 47 + size)]
+    extra_data = len(der).to_bytes(3) + der + bytes(3)
+    assert altered(classic([(each, extra_data) for each in changed])) == list(range(size))
+    shorter = leaf[:44] + (size - 1).to_bytes(3) + leaf[47 : 46 + size] + leaf[47 + size :]
+    longer = leaf[:44] + (size + 1).to_bytes(3) + leaf[47 : 47 + size] + b"\x00" + leaf[47 + size :]
+    assert altered(classic([(shorter, extra_data), (longer, extra_data), (leaf, extra_data)])) == [0, 1]
+
+
+def element(tag: int, content: bytes) -> bytes:
+    """In DER."""
+    size = len(content)
+    length = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes((tag, size) if size < 0x80 else (tag, 0x80 | len(length), *length)) + content
+
+
+@pytest.mark.parametrize("step", [0x7F, 0xFF, 0xFFFF])
+def test_lengths_that_lose_a_byte_with_the_poison_are_right_at_once(log: SimulatedLog, step: int) -> None:
+    """The headers of the TBSCertificate and of its extensions are other ones in the leaf, where they are shorter."""
+    poison = element(0x30, bytes.fromhex("060a2b06010401d6790204030101ff04020500"))
+    row = next(row for row in range(400) if log.entry(row).entry_type == PRECERT_ENTRY and not is_signed(log, row))
+    template = log.entry(row).der
+    tbs = template[8 : template.index(b"\xa3\x82")]  # the fields before the extensions
+    parts = []
+    for size in sorted({size for around in (step, step - len(tbs)) for size in range(around - 60, around + 30)}):
+        if size < 14:
+            continue
+        extension = element(0x30, bytes.fromhex("0603550463") + element(0x04, bytes(size - 13)))
+        before, after = (extension, b"") if size % 2 else (b"", extension)
+        submitted = element(0x30, tbs + element(0xA3, element(0x30, before + poison + after)))
+        covered = element(0x30, tbs + element(0xA3, element(0x30, before + after)))
+        der = element(0x30, submitted + element(0x30, bytes.fromhex("06082a8648ce3d040302")) + b"\x03\x02\x00\x00")
+        leaf = log.entry(row).leaf_input[:44] + len(covered).to_bytes(3) + covered + bytes(2)
+        parts.append((leaf, len(der).to_bytes(3) + der + bytes(3)))
+    assert len(parts) > 50
+    batch = classic(parts)
+    asked: list[int] = []
+
+    def issuer(row: int) -> None:
+        asked.append(row)
+
+    certs = Certificates(batch.cert.slices(batch.data))
+    assert altered_precertificates([batch], certs, issuer) == []
+    assert asked == []
+    others = classic([(leaf, parts[at - 1][1]) for at, (leaf, _) in enumerate(parts)])
+    assert altered(others) == list(range(len(parts)))
+
+
 def test_what_the_walk_does_not_take_makes_no_large_copies(log: SimulatedLog) -> None:
     """Positions that are not known must not reach over the bytes of other certificates."""
     row = next(row for row in range(400) if log.entry(row).entry_type == PRECERT_ENTRY)
