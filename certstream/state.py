@@ -156,7 +156,7 @@ class StateStore:
             return
         fits = edge is not None and edge.size == entry.get("current_index")
         text = base64.b64encode(edge.to_bytes()).decode() if edge is not None and fits else None
-        if text == entry.get("edge"):
+        if text == entry.get("edge") and (text is not None or "edge" not in entry):
             return
         if text is None:
             del entry["edge"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from certstream.ct.edge import TreeEdge
 from certstream.errors import StateError
 from certstream.state import LogPosition, StateStore
 from tests.state_support import URL, opened, written
@@ -180,3 +182,48 @@ def test_an_unreadable_file_starts_fresh_where_that_is_asked_for_and_is_kept_asi
     assert kept.read_bytes() == content
     assert [line["log_level"] for line in logs] == ["warning"]
     assert logs[0]["kept"] == str(kept)
+
+
+EDGE = TreeEdge().extended(bytes(range(32)) * 3)
+
+
+def test_the_edge_of_a_position_survives_closing_and_opening(path: Path) -> None:
+    with opened(path) as store:
+        store.begin(URL, 3, 10)
+        store.set_edge(URL, EDGE)
+    assert written(path)["logs"][URL]["edge"] == base64.b64encode(EDGE.to_bytes()).decode()
+    with opened(path) as store:
+        assert store.edge(URL + "/") == EDGE
+        store.advance(URL, 3, 11, 0)
+        assert store.edge(URL) == EDGE
+
+
+def test_the_edge_of_another_position_is_not_kept(path: Path) -> None:
+    with opened(path) as store:
+        store.begin(URL, 3, 10)
+        store.set_edge(URL, EDGE)
+        store.advance(URL, 4, 10, 0)
+        assert store.edge(URL) is None
+        store.set_edge(URL, EDGE)
+        assert store.edge(URL) is None
+    assert "edge" not in written(path)["logs"][URL]
+
+
+@pytest.mark.parametrize(
+    "edge",
+    ["", "not base64!", 7, None, ["x"], base64.b64encode(b"\0" * 9).decode(), base64.b64encode(bytes(8)).decode()],
+)
+def test_an_edge_that_does_not_fit_is_discarded_and_nothing_else(path: Path, edge: object) -> None:
+    path.write_text(json.dumps({"logs": {URL: {"current_index": 3, "edge": edge}}}))
+    with opened(path) as store:
+        assert store.edge(URL) is None
+        assert store.position(URL) == LogPosition(3, 0, 0, None)
+        store.set_edge(URL, None)
+        assert store.edge(URL) is None
+
+
+def test_no_edge_is_kept_of_a_log_that_is_not_followed(path: Path) -> None:
+    with opened(path) as store:
+        store.set_edge(URL, EDGE)
+        assert store.edge(URL) is None
+        assert store.position(URL) is None
