@@ -66,6 +66,12 @@ class TrustMetrics:
         self.verified_position = gauge(
             "certstream_log_verified_position", "Index behind the last entry that was proven while following.", ["log"]
         )
+        self.tainted_entries = gauge(
+            "certstream_log_tainted_entries", "Entries that went out and could not be proven.", ["log"]
+        )
+        self.unverified = gauge(
+            "certstream_log_unverified", "1 where the log would be verified and its key is not known.", ["log"]
+        )
         self.evidence = counter(
             "certstream_evidence_total",
             "Times that something of the log did not fit, by kind; each case is kept once.",
@@ -78,6 +84,8 @@ class TrustMetrics:
             self.log_mmd_seconds,
             self.suspect,
             self.verified_position,
+            self.tainted_entries,
+            self.unverified,
         )  # with no label but the log
 
     def watch_lists(self, figures: Callable[[], Sequence[ListFigures]]) -> None:
@@ -90,12 +98,19 @@ class TrustMetrics:
         self.mmd(name, None)  # until the log is followed
         self.suspect.labels(name)
         self.verified_position.labels(name).set(math.nan)  # until an entry is proven
+        self.tainted_entries.labels(name)
+        self.unverified.labels(name)
         for kind in CASE_KINDS:
             self.evidence.labels(name, kind)
 
     def mmd(self, name: str, mmd_s: float | None) -> None:
         """Show the maximum merge delay of a log; None for one whose head may be of any age, as it takes no more."""
         self.log_mmd_seconds.labels(name).set(math.nan if mmd_s is None else mmd_s)
+
+    def watch_log(self, name: str, tainted_entries: Callable[[], int], *, unverified: bool) -> None:
+        """Ask at each scrape how many entries of a log are tainted; `unverified` where its key is not known."""
+        self.tainted_entries.labels(name).set_function(tainted_entries)
+        self.unverified.labels(name).set(unverified)
 
     def found(self, name: str, kind: CaseKind) -> None:
         """Count one thing of that log that did not fit."""

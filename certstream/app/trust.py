@@ -128,6 +128,11 @@ class Trustees:
             before.close()
         self._recipes[url] = recipe
         self._show(info)
+        self._metrics.watch_log(
+            info.name,
+            lambda: self._rows.tainted_of(info).count,
+            unverified=verification_of(recipe.followed) == "unverified",
+        )
         mode = recipe.followed.verification
         if mode == "off" or info.key is None:
             self._state.set_edge(url, None)

@@ -14,7 +14,7 @@ from tests.deploy.deploy_support import dashboard, load, names_in, panels, serie
 DASHBOARD = dashboard()
 PANELS = list(panels())
 QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
-SECTIONS = ["Overview", "Streams and clients", "Logs", "Archive", "Backfill, merge, upkeep", "Process"]
+SECTIONS = ["Overview", "Streams and clients", "Logs", "Verification", "Archive", "Backfill, merge, upkeep", "Process"]
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 

@@ -23,6 +23,7 @@ UNITLESS = {
     "certstream_log_position",
     "certstream_log_tree_size",
     "certstream_log_state",
+    "certstream_log_unverified",
     "certstream_log_delivery_share",
     "certstream_log_delivery_cause",
     "certstream_delivery_share",
