@@ -175,7 +175,8 @@ class VerifiedClient:
     # enforce: first the proof, then the entries
 
     async def _enforced(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
-        edge = await self._tree.begin(start)
+        with self.waits.on("proving"):
+            edge = await self._tree.begin(start)
         held: list[_Read] = []
         failure: FetchError | LogMisbehaviourError | None = None
         async with aclosing(self._client.batches(start, stop)) as batches:
@@ -189,7 +190,8 @@ class VerifiedClient:
                     edge = held[-1].after
                     if edge.size < stop and edge.size - held[0].batch.start < self._proof_every:
                         continue
-                proof = await self._prove(held)
+                with self.waits.on("proving"):
+                    proof = await self._prove(held)
                 for each in self._released(held, proof.unproven[0].start if proof.unproven else edge.size):
                     self._last = each
                     self._findings.proven(each.before.size, each.after.size)
@@ -227,7 +229,8 @@ class VerifiedClient:
         async with aclosing(self._client.batches(start, stop)) as batches:
             async for batch in batches:
                 hashes = await _hashed(batch)
-                await self._trail.make_room(len(batch))
+                with self.waits.on("proving"):
+                    await self._trail.make_room(len(batch))
                 before = self._trail.edge_before(batch.start)
                 read = None if before is None else _Read(batch, before, hashes, before.extended(hashes))
                 self._trail.add(batch.start, batch.stop, hashes, None if read is None else read.after)
