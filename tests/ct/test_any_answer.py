@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS
@@ -13,7 +13,7 @@ NAMES = ("answer", "page", "checkpoint", "proof", "edge", "hash-tiles", "signatu
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_parser_bears_any_input(name: str, data: st.DataObject) -> None:
     TARGETS[name].check([data.draw(inputs(name))])
