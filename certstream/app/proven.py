@@ -17,7 +17,7 @@ from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from certstream.ledger import FILE_NAME, Ledger, Trust, bounded, ledger_beside
 
-WRITE_INTERVAL_S: Final = 5.0  # at least so often is written what was found behind the commit of its rows
+WRITE_INTERVAL_S: Final = 1.0  # at least so often is written what was found behind the commit of its rows
 
 _MOST: Final = 10_000  # intervals that wait in memory
 _UNFOLDED: Final = 1_000  # findings
