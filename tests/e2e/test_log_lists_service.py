@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.client.log_list_support import Publisher, publishing
 from tests.e2e.archive_service_support import eventually, stands_at, url_of
+from tests.e2e.command_support import run
 from tests.e2e.e2e_support import Service, Simulate, StartService
 from tests.e2e.log_list_support import LISTS, entry, listing, readonly
 from tests.e2e.test_hot_reload import edit
@@ -27,6 +32,10 @@ async def publisher() -> AsyncIterator[Publisher]:
 
 async def log_has_position(service: Service, log: SimulatedLog) -> None:
     await service.until(lambda line: line.get("log") == log.name and line.get("position") is not None)
+
+
+async def is_suspect(service: Service, log: SimulatedLog) -> None:
+    await service.until(lambda line: line["event"].startswith("log is suspect") and line["log"] == log.name)
 
 
 async def look_again(service: Service, publisher: Publisher, interval_s: int) -> None:
@@ -126,7 +135,8 @@ async def test_ports_answer_while_no_list_can_be_had_and_its_logs_follow_when_it
 ) -> None:
     log = SimulatedLog("log", initial=10)
     await simulate(log)
-    service = await start_service({**listing(publisher), **ON})  # nothing is published yet
+    publisher.answers = [lambda: web.Response(status=404)]
+    service = await start_service({**listing(publisher), **ON})
     await service.until(lambda line: line["event"] == "log list cannot be had")
     health = await service.health()
     assert (health["status"], health["logs"]) == ("degraded", [])
@@ -221,3 +231,106 @@ async def test_metrics_and_health_say_how_the_lists_are_doing(
     (age,) = [line for line in metrics.splitlines() if line.startswith("certstream_log_list_age_seconds{")]
     assert 0 <= float(age.split()[-1]) < 60
     assert json.dumps(status)
+
+
+async def test_a_log_that_disappears_while_it_is_behind_is_read_to_its_last_head_and_not_beyond(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    a, b = SimulatedLog("a", initial=10), SimulatedLog("b", initial=10, seed=1)
+    await simulate(a, b)
+    publisher.publish(entry(a), entry(b))
+    service = await start_service({**listing(publisher), **ON})
+    for log in (a, b):
+        await log_has_position(service, log)
+    async with service.listen() as client:
+        failing = b.faults.add(Fault(FaultKind.SERVER_ERROR, on="get-entries"))
+        b.grow(50)
+        await eventually(lambda: b.endpoints["get-entries"] > 0)  # the head of 60 was seen
+        publisher.publish(entry(a))
+        await look_again(service, publisher, 61)
+        await service.until(lambda line: line["event"] == "log is followed by changed options" and line["log"] == "b")
+        assert followed(await service.health()) == ["a", "b"]
+        b.grow(20)
+        b.faults.remove(failing)
+        await service.until(lambda line: line["event"].startswith("log is followed no more"))
+    assert client.indices("b") == list(range(10, 60))
+    assert followed(await service.health()) == ["a"]
+    assert (await service.stop())[0] == 0
+    assert stands_at(service, url_of(b, "rfc6962")) == 60
+
+
+async def test_for_want_of_the_list_no_log_is_left(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    log = SimulatedLog("log", initial=10)
+    await simulate(log)
+    publisher.publish(entry(log))
+    service = await start_service({**listing(publisher), **ON})
+    await log_has_position(service, log)
+    shutil.rmtree(service.directory / KEPT)
+    publisher.signature = b"of something else"
+    await look_again(service, publisher, 61)  # all that is known of the list is what is followed
+    async with service.listen() as client:
+        log.grow(5)
+        await client.until_index("log", 14)
+    health = await service.health()
+    assert (followed(health), health["lists"][0]["logs"]) == (["log"], 0)
+    assert not [line for line in service.lines if line["event"] == "stopped following log"]
+
+
+async def test_another_root_than_that_of_the_final_tree_head_is_evidence(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    ended, grown = SimulatedLog("ended", initial=20), SimulatedLog("grown", initial=300, seed=1)
+    other = SimulatedLog("other", initial=1, seed=2)
+    await simulate(ended, grown, other)
+    publisher.publish(entry(other))
+    service = await start_service({**listing(publisher), **ON})
+    await log_has_position(service, other)
+    wrong = bytes(32)
+    publisher.publish(entry(other), readonly(ended, 20, wrong), readonly(grown, 270, wrong))
+    await look_again(service, publisher, 61)
+    for log in (ended, grown):
+        await is_suspect(service, log)
+    await eventually(lambda: stands_at(service, url_of(grown, "rfc6962")) == 270)
+    cases = [json.loads(path.read_text()) for path in (service.directory / "evidence").glob("*.json")]
+    assert {(case["log"]["name"], case["kind"]) for case in cases} == {("ended", "two_roots"), ("grown", "two_roots")}
+    suspects = {log["name"]: log["suspect"] for log in (await service.health())["logs"]}
+    assert suspects == {"other": False, "ended": True, "grown": True}
+
+
+def without_key(log: SimulatedLog, **more: Any) -> dict[str, Any]:
+    return {"custom_logs": [{"name": "mine", "url": log.url("rfc6962"), **more}]}
+
+
+async def test_a_configured_log_without_a_key_is_verified_by_that_of_the_list(
+    start_service: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    log, listed = SimulatedLog("log", initial=10), SimulatedLog("listed", initial=10, seed=1)
+    await simulate(log, listed)
+    publisher.publish(entry(log), entry(listed))
+    service = await start_service({**listing(publisher), **without_key(log, verification="enforce")})
+    await service.until(lambda line: line.get("log") == "mine" and line.get("position") is not None)
+    (health,) = (await service.health())["logs"]
+    assert (health["name"], health["verification"]) == ("mine", "enforce")
+    assert listed.endpoints.total() == 0, "the lists are asked for keys alone"
+
+
+async def test_a_log_that_says_enforce_without_a_known_key_stops_the_start(
+    tmp_path: Path, simulate: Simulate, publisher: Publisher
+) -> None:
+    log, other = SimulatedLog("log", initial=10), SimulatedLog("other", seed=1)
+    await simulate(log, other)
+    publisher.publish(entry(other))
+    for lists in ({}, {"enabled": False}):
+        options = {**listing(publisher, log_lists=lists), **without_key(log, verification="enforce")}
+        ended = await run(tmp_path, options)
+        assert ended.code == 1
+        (mistake,) = [line["event"] for line in ended.lines if "mine" in line["event"]]
+        assert log.url("rfc6962") in mistake
+        assert "verification: off" in mistake
+    options = {**listing(publisher), **without_key(log, verification="off")}
+    requests = len(publisher.requests)
+    async with Service(tmp_path, options, ()) as service:
+        await service.until(lambda line: line.get("log") == "mine" and line.get("position") is not None)
+        assert len(publisher.requests) == requests, "no list is asked where nothing is verified"
