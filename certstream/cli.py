@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from certstream.flags import Command
 
 # Where a signal came before a command's work began: its own exit code for being interrupted
-_INTERRUPTED: Final[dict[Command, int]] = {"backfill": 0, "merge": 1, "maintain": 1, "coverage": 1, "list_logs": 1}
+_INTERRUPTED: Final[dict[Command, int]] = {
+    "backfill": 0,
+    "merge": 1,
+    "maintain": 1,
+    "coverage": 1,
+    "verify": 1,
+    "list_logs": 1,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +114,7 @@ def _run_command(command: Command, flags: argparse.Namespace, start: Start) -> i
 
         with start.interrupting():
             return list_logs(loaded, as_json=flags.json)
-    from certstream.app.commands import backfill, coverage, maintain, merge  # and the libraries of the archive
+    from certstream.app.commands import backfill, coverage, maintain, merge, verify  # and the libraries of the archive
 
     with start.interrupting():
         if command == "backfill":
@@ -118,6 +125,8 @@ def _run_command(command: Command, flags: argparse.Namespace, start: Start) -> i
             return merge(loaded, staging_path=flags.staging_path)
         if command == "coverage":
             return coverage(loaded, staging_path=flags.staging_path, logs=flags.logs, as_json=flags.json)
+        if command == "verify":
+            return verify(loaded, logs=flags.logs)
         return maintain(loaded)
 
 

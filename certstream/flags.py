@@ -12,14 +12,14 @@ from certstream import __version__
 from certstream.config.archive import checked_table_path
 from certstream.errors import ConfigError
 
-Command: TypeAlias = Literal["backfill", "merge", "maintain", "coverage", "list_logs"]
+Command: TypeAlias = Literal["backfill", "merge", "maintain", "coverage", "verify", "list_logs"]
 COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 
 _MODES: Final = (*COMMANDS, "demo", "validate_config", "healthcheck")  # at most one of them; none is the service
 # Flags that mean something with these commands alone, by their names as attributes
 _GO_WITH: Final[dict[str, tuple[str, ...]]] = {
     "--from": ("backfill",),
-    "--logs": ("backfill", "coverage"),
+    "--logs": ("backfill", "coverage", "verify"),
     "--staging-path": ("backfill", "merge", "coverage"),
     "--json": ("coverage", "list_logs"),
 }
@@ -44,6 +44,8 @@ examples:
       rewrite the small files of the archive, and delete what is out of date
   certstream --coverage
       show what is archived of each log, what is verified, what is missing
+  certstream --verify
+      read again what is archived and not verified, prove and compare it
 
 `certstream tail` follows a stream in the terminal: see certstream tail --help.
 
@@ -51,8 +53,8 @@ Options come from the file; CERTSTREAM_* variables go before it. config.yaml
 names them all.
 
 exit codes: 0 done, or a backfill was interrupted, and the next one goes on;
-1 the operator must act, as stderr says, or --merge or --maintain was
-interrupted; 130 and 143 a second Ctrl+C or SIGTERM, which leaves at once"""
+1 the operator must act, as stderr says, or --merge, --maintain or --verify
+was interrupted; 130 and 143 a second Ctrl+C or SIGTERM, which leaves at once"""
 
 
 def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -129,6 +131,11 @@ def _add_archive_flags(parser: _Parser) -> None:
         help="print what is archived, verified and missing of each log; writes nothing into the archive",
     )
     group.add_argument(
+        "--verify",
+        action="store_true",
+        help="prove what is archived and not verified by reading its logs again; writes no row",
+    )
+    group.add_argument(
         "--staging-path",
         type=_table_path,
         metavar="PATH",
@@ -145,7 +152,7 @@ def _add_archive_flags(parser: _Parser) -> None:
         "--logs",
         type=_text,
         metavar="TEXT",
-        help="with --backfill and --coverage: only logs with TEXT in their name or URL",
+        help="with --backfill, --coverage and --verify: only logs with TEXT in their name or URL",
     )
     group.add_argument("--json", action="store_true", help="with --coverage and --list-logs: all of it, for programs")
 
@@ -190,7 +197,7 @@ def _check(parser: _Parser, flags: argparse.Namespace) -> None:
         if given[name] and not any(getattr(flags, command) for command in commands):
             needed = " or ".join(f"--{command.replace('_', '-')}" for command in commands)
             parser.error(f"{name} needs {needed}")
-    if flags.dry_run and (flags.merge or flags.maintain or flags.coverage or flags.list_logs or flags.healthcheck):
+    if flags.dry_run and modes not in ([], ["--backfill"], ["--demo"], ["--validate-config"]):
         parser.error(f"--dry-run does not go with {modes[0]}")
     if flags.merge and flags.staging_path is None:
         raise ConfigError(_MERGE_NEEDS_STAGING)

@@ -75,7 +75,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service()
     app, commands = types.ModuleType("certstream.app"), types.ModuleType("certstream.app.commands")
     app.run = service.entry("run")  # type: ignore[attr-defined]
-    for name in ("backfill", "merge", "maintain", "coverage"):
+    for name in ("backfill", "merge", "maintain", "coverage", "verify"):
         setattr(commands, name, service.entry(name))
     monkeypatch.setitem(sys.modules, "certstream.app", app)
     monkeypatch.setitem(sys.modules, "certstream.app.commands", commands)
@@ -83,7 +83,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
 
 
 DEFAULTS = LoadedConfig(Config(), None, (), ())
-COMMANDS = [["--backfill"], ["--merge", "--staging-path", "s"], ["--maintain"], ["--coverage"]]
+COMMANDS = [["--backfill"], ["--merge", "--staging-path", "s"], ["--maintain"], ["--coverage"], ["--verify"]]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,8 @@ def test_the_service_runs_as_the_flags_say_and_its_exit_code_is_ours(
             "coverage",
             {"staging_path": "s", "logs": "Argon", "as_json": True},
         ),
+        (["--verify"], "verify", {"logs": None}),
+        (["--verify", "--logs", "Argon"], "verify", {"logs": "Argon"}),
     ],
 )
 def test_a_command_runs_as_its_flags_say_and_its_exit_code_is_ours(
@@ -160,13 +162,14 @@ def test_the_staging_path_of_the_configuration_is_the_services_alone(
         (["--demo", "--validate-config"], "--demo and --validate-config do not go together"),
         (["--from", "0"], "--from needs --backfill"),
         (["--merge", "--staging-path", "s", "--from", "0"], "--from needs --backfill"),
-        (["--logs", "argon"], "--logs needs --backfill or --coverage"),
-        (["--maintain", "--logs", "argon"], "--logs needs --backfill or --coverage"),
+        (["--logs", "argon"], "--logs needs --backfill or --coverage or --verify"),
+        (["--maintain", "--logs", "argon"], "--logs needs --backfill or --coverage or --verify"),
         (["--staging-path", "s"], "--staging-path needs --backfill or --merge or --coverage"),
         (["--maintain", "--staging-path", "s"], "--staging-path needs --backfill or --merge or --coverage"),
         (["--merge", "--staging-path", "s", "--dry-run"], "--dry-run does not go with --merge"),
         (["--maintain", "--dry-run"], "--dry-run does not go with --maintain"),
         (["--coverage", "--dry-run"], "--dry-run does not go with --coverage"),
+        (["--verify", "--dry-run"], "--dry-run does not go with --verify"),
         (["--coverage", "--merge", "--staging-path", "s"], "--merge and --coverage do not go together"),
         (["--json"], "--json needs --coverage or --list-logs"),
         (["--backfill", "--logs", ""], "argument --logs: must be a part of a log's name or URL"),
@@ -283,7 +286,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.mark.usefixtures("default_hang_up")
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize(("arguments", "code"), [*zip(COMMANDS, (0, 1, 1, 1), strict=True)])
+@pytest.mark.parametrize(("arguments", "code"), [*zip(COMMANDS, (0, 1, 1, 1, 1), strict=True)])
 def test_a_signal_before_a_commands_work_began_is_its_exit_code_for_being_interrupted(
     service: Service, capsys: pytest.CaptureFixture[str], number: signal.Signals, arguments: list[str], code: int
 ) -> None:
@@ -300,10 +303,10 @@ def test_every_example_of_the_help_is_a_command_line_that_runs(
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
     examples = re.findall(r"^  (certstream(?: .*)?)$", printed, re.MULTILINE)
-    assert len(examples) == 8
-    assert [main(shlex.split(example)[1:]) for example in examples] == [7] * 8
+    assert len(examples) == 9
+    assert [main(shlex.split(example)[1:]) for example in examples] == [7] * 9
     called = [name for name, _, _ in service.calls]
-    assert called == ["run", "run", "backfill", "backfill", "merge", "backfill", "maintain", "coverage"]
+    assert called == ["run", "run", "backfill", "backfill", "merge", "backfill", "maintain", "coverage", "verify"]
     assert max(map(len, printed.partition("examples:")[2].splitlines())) < 80
 
 

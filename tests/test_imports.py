@@ -141,6 +141,7 @@ _APP_WITH_ARCHIVE = (
     "merge",
     "reread",
     "upkeep",
+    "verify",
 )
 WITH_ARCHIVE = {f"certstream.app.{name}" for name in _APP_WITH_ARCHIVE}
 

@@ -29,11 +29,12 @@ from certstream.app.log_keys import command_logs, refuse_without_keys
 from certstream.app.log_lists import follows_lists
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.owners import refuse_as_root
-from certstream.app.settings import configured_logs
+from certstream.app.settings import FollowedLog, configured_logs
 from certstream.app.threads import in_thread
 from certstream.app.trust import evidence_directory
 from certstream.app.upkeep import maintained
 from certstream.app.verification import Verifying, command_verifying, say_unverified
+from certstream.app.verify import verify_archive
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge import staging as staging_tables
 from certstream.archive.storage import local_path
@@ -69,7 +70,8 @@ def backfill(
     tables = _tables(config, staging_path)
     _refuse_as_root(config, tables, "backfill")
     say_starting(tables, start)
-    followed, verifying = readable_logs(config, logs)
+    chosen, verifying = _readable_logs(config, logs)
+    followed = [each.info for each in chosen]
     ceilings = _ceilings(config)
     if not any(each.base_url in ceilings for each in followed):
         log.info(NOTHING, reason="no configured log has a position in the state file", file=config.ct_log.state_file)
@@ -84,7 +86,7 @@ def backfill(
         return _run(_backfill(config, tables, followed, ceilings, start, verifying))
 
 
-def readable_logs(config: Config, text: str | None) -> tuple[list[LogInfo], Verifying]:
+def _readable_logs(config: Config, text: str | None) -> tuple[list[FollowedLog], Verifying]:
     """The logs that a command reads, of all or of those with `text` in their name or URL, and how they are verified.
 
     Raises ConfigError where there are none, and where one may be read only verified and its key is not known.
@@ -95,7 +97,19 @@ def readable_logs(config: Config, text: str | None) -> tuple[list[LogInfo], Veri
     refuse_without_keys(chosen, config)
     say_unverified(chosen)
     modes = {each.info.base_url: each.verification for each in chosen}
-    return list(infos), command_verifying(modes, evidence_directory(config))
+    return chosen, command_verifying(modes, evidence_directory(config))
+
+
+def verify(loaded: LoadedConfig, *, logs: str | None) -> int:
+    """Prove what is archived and not verified, by reading it again; 1 where something of it is not, in the end.
+
+    Raises ConfigError or StorageError.
+    """
+    tables = _tables(loaded.config, None)
+    _refuse_as_root(loaded.config, tables, "verify")
+    log.info("verify mode starting", table_path=str(tables.main))
+    chosen, verifying = _readable_logs(loaded.config, logs)
+    return _run(verify_archive(loaded.config, tables.main, chosen, verifying, _ALONE))
 
 
 async def _backfill(
@@ -145,7 +159,7 @@ def _refuse_as_root(config: Config, tables: Tables, work: str) -> None:
     """Raise ConfigError for root where a table, or the state of the service beside it, is another user's."""
     state = config.ct_log.state_file
     paths = [tables.main, tables.staging, None if state is None else Path(state)]
-    unit = "certstream" if work in ("maintain", "coverage") else f"certstream-{work}@NAME"
+    unit = "certstream" if work in ("maintain", "coverage", "verify") else f"certstream-{work}@NAME"
     refuse_as_root((path for path in paths if path is not None), work=f"--{work}", unit=unit)
 
 

@@ -51,12 +51,12 @@ class BackfillReport:
 def plan_table(plan: Plan, *, bytes_per_row: float, free_bytes: int) -> str:
     """The plan as text: what is missing of each log, about how much space it takes, and how much is free."""
     busy = [log for log in plan.logs if log.indices]
-    skipped = "".join(f"skipped, no position of it is known yet: {_printable(log.name)}\n" for log in plan.skipped)
+    skipped = "".join(f"skipped, no position of it is known yet: {printable(log.name)}\n" for log in plan.skipped)
     if not busy:
         return f"{skipped}{NOTHING}\n"
     size_bytes = round(plan.indices * bytes_per_row)
     total = ("total", "", *_figures(plan.ranges, plan.item_count, plan.indices, bytes_per_row))
-    table = _aligned([_HEADINGS, *(_row(log, bytes_per_row) for log in busy), total])
+    table = aligned([_HEADINGS, *(_row(log, bytes_per_row) for log in busy), total])
     free = f"free disk space: {_size(free_bytes)} ({free_bytes:,} bytes)\n"
     if size_bytes > free_bytes:
         free += f"not enough: about {_size(size_bytes - free_bytes)} more are needed\n"
@@ -127,14 +127,14 @@ def _log_failed(result: Result) -> None:
 
 def _row(log: LogPlan, bytes_per_row: float) -> tuple[str, ...]:
     figures = _figures(len(log.missing), log.item_count, log.indices, bytes_per_row)
-    return (_printable(log.log.name), _printable(log.log.base_url), *figures)
+    return (printable(log.log.name), printable(log.log.base_url), *figures)
 
 
 def _figures(ranges: int, items: int, indices: int, bytes_per_row: float) -> tuple[str, ...]:
     return f"{ranges:,}", f"{items:,}", f"{indices:,}", _size(indices * bytes_per_row)
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns of equal width: the first two to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
@@ -155,5 +155,6 @@ def _size(size_bytes: float) -> str:
     return f"{size_bytes:.1f} {_UNITS[power]}" if power else f"{size_bytes:.0f} {_UNITS[0]}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Without what would steer a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -138,7 +138,6 @@ class LogVerifier:
             return
         start, stop, first = unproven.start, unproven.stop, batches[0].start
         hashes = leaves[(start - first) * HASH_BYTES : (stop - first) * HASH_BYTES]
-        bodies = {"leaf": _leaf(batches, start)} if stop - start == 1 else {}
         self._verification.evidence(
             Case(
                 "wrong_leaf",
@@ -147,10 +146,8 @@ class LogVerifier:
                 [head],
                 start,
                 stop,
-                hashes={"leaf": hashes}
-                if bodies
-                else {"first_leaf": hashes[:HASH_BYTES], "last_leaf": hashes[-HASH_BYTES:]},
-                bodies=bodies,
+                hashes={"first_leaf": hashes[:HASH_BYTES], "last_leaf": hashes[-HASH_BYTES:]},
+                bodies={"first_leaf": _leaf(batches, start)},
             )
         )
 

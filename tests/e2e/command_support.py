@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -139,6 +140,15 @@ def archive_options(infos: Sequence[LogInfo], **sections: Mapping[str, Any]) -> 
     options["delta_sink"] = {"table_path": MAIN, "flush_interval_secs": 1}
     for name, section in sections.items():
         options[name] = {**options.get(name, {}), **section}
+    return options
+
+
+def with_keys(options: dict[str, Any], infos: Sequence[LogInfo]) -> dict[str, Any]:
+    """The same configuration with the keys of these logs."""
+    by_url = {info.url: info for info in infos}
+    for section in ("custom_logs", "static_logs"):
+        for entry in options[section]:
+            entry["key"] = base64.b64encode(by_url[entry["url"]].key or b"").decode()
     return options
 
 

@@ -14,9 +14,20 @@ import aiohttp
 
 from certstream.archive.commit import Committer
 from certstream.ct.types import LogKind
+from certstream.ledger import ledger_beside
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
-from tests.e2e.command_support import MAIN, STAGING, Command, Ended, archive_options, rows_of, run, write_state
+from tests.e2e.command_support import (
+    MAIN,
+    STAGING,
+    Command,
+    Ended,
+    archive_options,
+    rows_of,
+    run,
+    with_keys,
+    write_state,
+)
 from tests.e2e.e2e_support import PATIENCE_S, Simulate
 
 NAMED = "argon2026h2"  # by an example
@@ -76,9 +87,10 @@ async def test_all_examples_of_the_help_do_what_they_say(tmp_path: Path, simulat
     logs = [SimulatedLog(name, kinds={kind}, initial=SIZE, seed=n) for n, (name, kind) in enumerate(KINDS.items())]
     server = await simulate(*logs)
     urls = {log.name: log.url(KINDS[log.name]).rstrip("/") for log in logs}
-    here = Directory(tmp_path, archive_options(server.infos(), maintenance={"quiet_secs": 0}), urls)
+    options = with_keys(archive_options(server.infos(), maintenance={"quiet_secs": 0}), server.infos())
+    here = Directory(tmp_path, options, urls)
     write_state(tmp_path, dict.fromkeys(urls.values(), CEILING), start_index=BEGAN)
-    service, demo, plan, stage, merge, straight, maintain, coverage = await examples(tmp_path)
+    service, demo, plan, stage, merge, straight, maintain, coverage, verify = await examples(tmp_path)
 
     assert (await here.serve(service, until=both(CEILING))).code == 0
     state = (tmp_path / "certstream_state.json").read_bytes()
@@ -120,3 +132,9 @@ async def test_all_examples_of_the_help_do_what_they_say(tmp_path: Path, simulat
     counts = {tuple(line.split()[:2]) for line in shown.stdout.splitlines()}
     assert shown.code == 0
     assert {("archived", "1,000"), ("archived", str(SIZE - BEGAN)), ("missing", "0"), ("archived", "1,700")} <= counts
+
+    ledger_beside(tmp_path / MAIN).unlink()
+    verified = await here.run(verify)
+    rows_there = sum(map(len, everything.values()))
+    assert (verified.code, verified.only("verification complete")["records_verified"]) == (0, rows_there)
+    assert held(tmp_path / MAIN) == {urls[name]: indices for name, indices in everything.items()}

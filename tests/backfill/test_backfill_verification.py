@@ -1,0 +1,191 @@
+"""What a backfill reads is proven before it is decoded; what is not is tainted or left out, by the log's mode."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from certstream.backfill.buffer import RunSize
+from certstream.backfill.fetch import RetrySettings
+from certstream.backfill.result import Result
+from certstream.backfill.run import BackfillSettings
+from certstream.backfill.verify import Mode, Verification
+from certstream.backfill.writer import CommitSettings
+from certstream.client.proofs import prover
+from certstream.ct.types import LogInfo, LogKind
+from certstream.evidence import Case
+from certstream.intervals import Intervals
+from certstream.ledger import Trust
+from certstream.simulator.faults import Fault, FaultKind
+from certstream.simulator.log import SimulatedLog
+from tests.backfill.backfill_support import Memory, Run, planned
+from tests.client.reading_support import Reader, reading
+
+KINDS: tuple[LogKind, ...] = ("rfc6962", "static")
+MODES: tuple[Mode, ...] = ("warn", "enforce")
+SIZE = 3_000
+WHOLE = Intervals.of((0, SIZE))
+SMALL = BackfillSettings(RetrySettings(initial_s=0.1), run=RunSize(512, 1 << 20), buffer_bytes=2 << 20)
+
+# A log is costly to make and these tests change only its faults
+LOG = SimulatedLog("log", seed=4, initial=SIZE)
+PAGES: dict[LogKind, str] = {"rfc6962": "get-entries", "static": "data-tile"}
+PROOFS: dict[LogKind, str] = {"rfc6962": "get-entry-and-proof", "static": "hash-tile"}
+
+
+@pytest.fixture(autouse=True)
+def no_faults() -> None:
+    LOG.faults.clear()
+    LOG.requests.clear()
+    LOG.endpoints.clear()
+
+
+def verifying(reader: Reader, mode: Mode, cases: list[Case]) -> Callable[[LogInfo], Verification]:
+    def of(log: LogInfo) -> Verification:
+        return Verification(mode, log.key or b"", prover(reader.http, log), cases.append)
+
+    return of
+
+
+async def filled(
+    reader: Reader, kind: LogKind, mode: Mode, archived: Intervals | None = None
+) -> tuple[Result, Memory, list[Case]]:
+    """Everything of the log that is not archived, in small runs."""
+    cases: list[Case] = []
+    run = Run(
+        reader, planned(LOG, kind, SIZE, archived), [LOG], settings=SMALL, verification=verifying(reader, mode, cases)
+    )
+    return await run.result(), run.destination, cases
+
+
+def trust(memory: Memory, kind: LogKind) -> Trust:
+    return memory.trust.get(LOG.info(kind).base_url, Trust())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", MODES)
+async def test_all_that_a_log_proves_is_verified(kind: LogKind, mode: Mode) -> None:
+    async with reading(LOG) as reader:
+        result, memory, cases = await filled(reader, kind, mode)
+        assert (result.failed, result.written, result.verified, result.tainted) == ((), SIZE, SIZE, 0)
+        assert memory.holds(LOG.info(kind)) == WHOLE
+        assert trust(memory, kind) == Trust(WHOLE)
+    assert cases == []
+    assert LOG.endpoints["get-entry-and-proof"] <= 2 * 10  # two for each run
+    assert LOG.endpoints["hash-tile"] <= 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_lies_between_gaps_comes_along_and_only_what_was_missing_is_known(kind: LogKind) -> None:
+    archived = WHOLE - Intervals.of((10, 20), (60, 300), (2_900, SIZE))
+    async with reading(LOG) as reader:
+        LOG.faults.add(Fault(FaultKind.WRONG_LEAF, index=40))  # of an entry that is there already
+        result, memory, _ = await filled(reader, kind, "enforce", archived)
+        assert result.failed == ()
+        assert memory.holds(LOG.info(kind)) == WHOLE - archived
+        assert trust(memory, kind) == Trust(WHOLE - archived)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_warn_archives_wrong_entries_as_tainted(kind: LogKind) -> None:
+    wrong = Intervals.of((0, 1), (511, 513), (2_999, 3_000))
+    async with reading(LOG) as reader:
+        for start, stop in wrong:
+            for index in range(start, stop):
+                LOG.faults.add(Fault(FaultKind.WRONG_LEAF, index=index))
+        result, memory, cases = await filled(reader, kind, "warn")
+        assert (result.failed, result.written, result.verified, result.tainted) == ((), SIZE, SIZE - 4, 4)
+        assert memory.holds(LOG.info(kind)) == WHOLE
+        assert trust(memory, kind) == Trust(WHOLE - wrong, wrong)
+    assert {case.kind for case in cases} == {"wrong_leaf"}
+    assert Intervals.of(*((case.start or 0, case.stop or 0) for case in cases)) == wrong
+    assert all(len(case.bodies["first_leaf"]) > 500 for case in cases)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_enforce_reads_wrong_entries_once_more_and_then_leaves_them_out(kind: LogKind) -> None:
+    async with reading(LOG) as reader:
+        always = LOG.faults.add(Fault(FaultKind.WRONG_LEAF, index=700))
+        once = LOG.faults.add(Fault(FaultKind.WRONG_LEAF, on=PAGES[kind], index=1_500, times=1))
+        result, memory, _ = await filled(reader, kind, "enforce")
+        missing = Intervals.of((700, 701))
+        assert [(each.start, each.stop) for each in result.failed] == list(missing)
+        assert (result.logs_failed, result.left, result.verified) == (1, 1, SIZE - 1)
+        assert memory.holds(LOG.info(kind)) == WHOLE - missing
+        assert trust(memory, kind) == Trust(WHOLE - missing)
+        assert LOG.faults.struck[always] >= 2
+        assert LOG.faults.struck[once] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_head_without_the_logs_signature_is_asked_for_again_and_proves_nothing(kind: LogKind) -> None:
+    async with reading(LOG) as reader:
+        fault = LOG.faults.add(Fault(FaultKind.WRONG_SIGNATURE))
+        result, memory, cases = await filled(reader, kind, "warn")
+        assert (result.failed, result.tainted) == ((), SIZE)
+        assert trust(memory, kind) == Trust(tainted=WHOLE)
+        assert LOG.faults.struck[fault] == 3
+        result, memory, cases = await filled(reader, kind, "enforce")
+        assert [(each.start, each.stop) for each in result.failed] == [(0, SIZE)]
+        assert "signature" in result.failed[0].error
+        assert (memory.visible, memory.trust) == ([], {})
+        assert {case.kind for case in cases} == {"signature"}
+        LOG.faults.clear()
+        LOG.faults.add(Fault(FaultKind.WRONG_SIGNATURE, times=2))
+        result, memory, _ = await filled(reader, kind, "enforce")
+        assert (result.failed, result.verified) == ((), SIZE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_proofs_that_do_not_come_leave_entries_unverified_under_warn_and_missing_under_enforce(
+    kind: LogKind,
+) -> None:
+    async with reading(LOG) as reader:
+        LOG.faults.add(Fault(FaultKind.SERVER_ERROR, on=PROOFS[kind]))
+        result, memory, cases = await filled(reader, kind, "warn")
+        assert (result.failed, result.written, result.verified, result.tainted) == ((), SIZE, 0, 0)
+        assert trust(memory, kind) == Trust()
+        result, memory, cases = await filled(reader, kind, "enforce")
+        assert [(each.start, each.stop) for each in result.failed] == [(0, SIZE)]
+        assert memory.visible == []
+        assert cases == []  # a proof that does not come shows nothing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", MODES)
+async def test_proofs_that_come_late_are_waited_for(kind: LogKind, mode: Mode) -> None:
+    async with reading(LOG) as reader:
+        LOG.faults.add(Fault(FaultKind.SERVER_ERROR, on=PROOFS[kind], times=1))
+        LOG.faults.add(Fault(FaultKind.RATE_LIMITED, on=PROOFS[kind], nth=2))
+        result, memory, _ = await filled(reader, kind, mode)
+        assert (result.failed, result.verified) == ((), SIZE)
+        assert trust(memory, kind) == Trust(WHOLE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_log_whose_proofs_hang_keeps_no_other_from_being_read(kind: LogKind) -> None:
+    other = SimulatedLog("other", seed=5, initial=SIZE)
+    async with reading(LOG, other) as reader:
+        stalled = LOG.faults.add(Fault(FaultKind.STALL, on=PROOFS[kind]))
+        plans = [planned(log, kind, SIZE) for log in (LOG, other)]
+        plan = replace(plans[0], logs=plans[0].logs + plans[1].logs)
+        cases: list[Case] = []
+        settings = replace(SMALL, buffer_bytes=16 << 20, commit=CommitSettings(interval_s=0.1))
+        run = Run(reader, plan, [LOG, other], settings=settings, verification=verifying(reader, "enforce", cases))
+
+        def freed() -> None:
+            # all of the other log is committed, or written and about to be
+            rows = sum(len(rows) for rows in (*run.destination.visible, *run.destination.pending))
+            if rows >= SIZE and stalled in LOG.faults:
+                loop.call_soon_threadsafe(LOG.faults.remove, stalled)
+
+        loop = asyncio.get_running_loop()
+        run.destination.on_write = lambda rows: freed()
+        run.destination.on_commit = freed
+        async with asyncio.timeout(30):
+            result = await run.result()
+        assert (result.failed, result.verified) == ((), 2 * SIZE)
+        assert [run.destination.holds(log.info(kind)) for log in (LOG, other)] == [WHOLE, WHOLE]
