@@ -11,7 +11,7 @@ import pytest
 
 from certstream.client.proofs import prover
 from certstream.client.verified import Findings, Mode, VerifiedClient
-from certstream.ct.edge import TreeEdge
+from certstream.ct.edge import TreeEdge, leaf_hashes
 from certstream.ct.types import LogKind
 from certstream.errors import CertstreamError, FetchError, InvalidSignatureError, LogMisbehaviourError
 from certstream.evidence import Case
@@ -33,13 +33,20 @@ class Found:
     proven: list[tuple[int, int]] = field(default_factory=list)
     tainted: list[tuple[int, int]] = field(default_factory=list)
     cases: list[Case] = field(default_factory=list)
+    leaves: dict[int, bytes] = field(default_factory=dict)  # of what is tainted, by index
 
     def findings(self) -> Findings:
         return Findings(
             lambda start, stop: self.proven.append((start, stop)),
             lambda start, stop: self.tainted.append((start, stop)),
             self.cases.append,
+            self._streamed,
         )
+
+    def _streamed(self, start: int, leaves: bytes) -> None:
+        assert len(leaves) % 32 == 0
+        assert self.tainted[-1] == (start, start + len(leaves) // 32)
+        self.leaves |= {start + at // 32: leaves[at : at + 32] for at in range(0, len(leaves), 32)}
 
     def indices(self, ranges: list[tuple[int, int]]) -> list[int]:
         return [index for start, stop in ranges for index in range(start, stop)]
@@ -144,6 +151,9 @@ async def test_a_wrong_entry_goes_out_where_only_warned_and_its_range_is_named(k
         assert error is None
         assert sum(map(len, batches)) == SIZE
         assert it.found.tainted == [(1_300, 1_301)]
+        sent = b"".join(leaf_hashes(batch) for batch in batches)
+        assert it.found.leaves == {1_300: sent[32 * 1_300 : 32 * 1_301]}
+        assert it.found.leaves[1_300] != it.log.tree.leaf(1_300)
         assert sorted([*it.found.indices(it.found.proven), 1_300]) == list(range(SIZE))
         assert [(case.kind, case.start, case.stop) for case in it.found.cases] == [("wrong_leaf", 1_300, 1_301)]
         assert client.edge_at(SIZE) == it.edge(SIZE)
@@ -175,6 +185,17 @@ async def test_without_proofs_entries_go_out_where_only_warned_and_are_proven_la
         assert await it.take(client, 2_000, SIZE) == (SIZE, None)
         assert it.found.indices(it.found.proven) == list(range(100, SIZE))
         assert it.found.tainted == []
+
+
+async def test_of_what_is_never_proven_the_hashes_are_told_with_it(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("warn", edge=it.edge(100), max_unproven=SIZE)
+        await client.head()
+        it.log.faults.add(Fault(FaultKind.UNAVAILABLE, on="hash-tile" if kind == "static" else "get-sth-c*"))
+        assert await it.take(client, 100, 2_000) == (2_000, None)
+        client.close()
+        assert it.found.tainted == [(100, 2_000)]
+        assert it.found.leaves == {index: it.log.tree.leaf(index) for index in range(100, 2_000)}
 
 
 @pytest.mark.parametrize("mode", MODES)
