@@ -95,6 +95,25 @@ def _is_usual(certs: Certificates, rows: Int64Array) -> BoolArray:
 
 def _is_der(certs: Certificates, rows: Int64Array) -> BoolArray:
     """Whether the lengths around the poison are minimal (X.690 §10.1): of TBSCertificate, [3] and SEQUENCE."""
+    fields, words = certs.fields, certs.octets.words
+    tbs, start = fields.tbs.start[rows], fields.extensions.start[rows]
+    body, listed = fields.tbs.stop[rows] - tbs - 4, fields.extensions.stop[rows] - start
+    # As practically always all of two bytes, which one comparison tells
+    wrapped = _two_byte_header(der.EXTENSIONS, listed + 4) | _two_byte_header(der.SEQUENCE, listed) << 32
+    minimal: BoolArray = (words[start - 8] == wrapped) & (listed > 0xFF) & (listed + 4 <= 0xFFFF)
+    minimal &= (words[tbs] & 0xFFFFFFFF == _two_byte_header(der.SEQUENCE, body)) & (body <= 0xFFFF)
+    others = np.flatnonzero(~minimal)
+    if len(others):
+        minimal[others] = _is_der_of_any_size(certs, rows[others])
+    return minimal
+
+
+def _two_byte_header(tag: int, size: Int64Array) -> Int64Array:
+    """Tag, 0x82 and length, as the first four bytes of a little-endian word."""
+    return tag | 0x8200 | (size >> 8 & 0xFF) << 16 | (size & 0xFF) << 24
+
+
+def _is_der_of_any_size(certs: Certificates, rows: Int64Array) -> BoolArray:
     element, fields = certs.octets.element, certs.fields
     tbs, tbs_stop = fields.tbs.start[rows], fields.tbs.stop[rows]
     start, stop = fields.extensions.start[rows], fields.extensions.stop[rows]
