@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pybase64
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certstream.ct.edge import TreeEdge, leaf_hashes, proven_edge, verify_range
-from certstream.ct.merkle import EMPTY_ROOT, MerkleTree, leaf_hash
+from certstream.ct.edge import TreeEdge, leaf_hashes, pairs_hashed, proven_edge, verify_range
+from certstream.ct.merkle import EMPTY_ROOT, MerkleTree, leaf_hash, node_hash
 from certstream.ct.rfc6962 import frame_entries
 from certstream.ct.static_ct import parse_data_tile
 from certstream.ct.types import LogInfo, slice_batch
@@ -140,3 +141,14 @@ def test_leaf_hashes_of_rfc6962_entries() -> None:
     parts = [pybase64.b64decode(entry[key]) for entry in entries for key in ("leaf_input", "extra_data")]
     batch = frame_entries(LogInfo("x", "https://x/", "rfc6962", "x"), 0, parts)
     assert leaf_hashes(batch) == b"".join(leaf_hash(leaf) for leaf in parts[::2])
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 31, 32, 33, 300])
+def test_parents_are_hashes_of_their_children_however_many_there_are(pairs: int) -> None:
+    nodes = Random(pairs).randbytes(64 * pairs)
+    hashed = pairs_hashed(nodes)
+    assert hashed == b"".join(
+        node_hash(nodes[at : at + 32], nodes[at + 32 : at + 64]) for at in range(0, 64 * pairs, 64)
+    )
+    zeros = bytes(64 * pairs)  # trailing zeros are bytes like all others
+    assert pairs_hashed(zeros) == node_hash(bytes(32), bytes(32)) * pairs
