@@ -266,6 +266,13 @@ def test_a_full_ledger_is_written_and_read_in_time_and_room(path: Path) -> None:
     assert Ledger(path).read() == {URL: Trust(scattered(60_000)), OTHER: Trust(tainted=scattered(40_000))}
 
 
+def test_the_documented_file_is_a_ledger(path: Path) -> None:
+    page = (ROOT / "docs" / "archive-contract.md").read_text()
+    path.parent.mkdir(parents=True)
+    path.write_text(page[page.index("### trust.json") :].split("```json\n")[1].split("```")[0].strip())
+    assert Ledger(path).read() == {URL: Trust(spans((0, 4_000)), spans((4_000, 4_100)), spans((17, 18)))}
+
+
 index_sets = st.frozensets(st.integers(0, 40)).map(
     lambda some: Intervals.from_indices(np.array(sorted(some), np.int64))
 )

@@ -112,6 +112,12 @@ def test_the_json_is_complete() -> None:
     assert len(many["logs"][0]["archived"]["intervals"]) == 1_000
 
 
+def test_every_word_of_the_report_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verification.md").read_text()
+    for kind in json.loads(report(staging=Path("/staging")).json())["totals"]:
+        assert f"\n| {kind} | " in page
+
+
 def test_logs_are_chosen_by_a_part_of_their_name_or_url() -> None:
     whole = report(WHOLE, coverage(None, "https://old.example"), coverage("Xenon", "https://x.example"))
     assert [log.url for log in whole.only("XEN").logs] == ["https://x.example"]
