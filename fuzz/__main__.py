@@ -25,7 +25,7 @@ from fuzz.mutation import DICTIONARY
 from fuzz.targets import TARGETS, Target
 
 _RUNS = 100_000
-_RUNS_OF_A_PROCESS = 20_000
+_RUNS_OF_A_PROCESS = 10_000
 _LIBFUZZER = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=65536", "-print_final_stats=1", "-verbosity=0")
 
 
@@ -73,7 +73,7 @@ def _search(name: str, args: argparse.Namespace) -> int:
 
 
 def _guided(name: str, args: argparse.Namespace) -> int:
-    """In processes of its own: that search ends its process, and atheris 3 loses some 50 KB with each run."""
+    """In processes of its own: that search ends its process, and atheris 3 loses up to 100 KB with each run."""
     args.findings.mkdir(parents=True, exist_ok=True)
     print(f"{name}:", flush=True)
     started, left = time.monotonic(), args.runs
