@@ -20,7 +20,7 @@ from certstream.simulator.server import SimulatorServer
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 def test_a_body_in_tiny_pieces_takes_no_more_memory_than_twice_its_size(size: int) -> None:
     pieces = [b"x" * size for _ in range(3)]
-    count = (1 << 19) // size
+    count = (1 << 17) // size
     tracemalloc.start()
     buffer = BodyBuffer("", 1 << 20)
     for index in range(count):
