@@ -100,7 +100,7 @@ class Trustees:
         await self._parts.aclose()
 
     async def finish(self, budget_s: float) -> None:
-        """Prove what went out and is not proven yet; what is not within `budget_s` counts as tainted."""
+        """Prove what went out and is not proven yet, within `budget_s`; for the end of the process."""
         if self._clients:
             await asyncio.wait([asyncio.create_task(each.finish(budget_s)) for each in self._clients.values()])
 

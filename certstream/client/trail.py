@@ -123,11 +123,12 @@ class Trail:
             self._proven(start, stop)
 
     async def finish(self, budget_s: float) -> None:
-        """Prove what there is, within `budget_s`; what is not proven then counts as tainted."""
+        """Prove what there is, within `budget_s`, and then nothing more; what is not proven stays unverified."""
         self.prove()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=budget_s)
-        self.close()
+        self._cancel()
+        self._hashes.clear()
 
     def close(self) -> None:
         """Ask the log no more; what is not proven counts as tainted."""

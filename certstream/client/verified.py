@@ -156,7 +156,7 @@ class VerifiedClient:
         self._client.forget()
 
     async def finish(self, budget_s: float) -> None:
-        """Prove what went out and is not proven yet, within `budget_s`; then as `close`."""
+        """Prove what went out and is not proven yet, within `budget_s`; nothing more is proven after that."""
         await self._trail.finish(budget_s)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parent.parent.parent
 LEVELS: Final = {"warning", "error", "exception", "critical"}
 LOGGERS: Final = {"log", "logger"}
-# The clients for terminals and scripts; and what nothing calls yet, see docs/decisions/0004
+# The clients for terminals and scripts
 LEFT_OUT: Final = ("subscribe", "tail", "core.py")
 
 
