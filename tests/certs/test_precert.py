@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tracemalloc
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -237,6 +238,18 @@ def test_what_the_walk_does_not_take_makes_no_large_copies(log: SimulatedLog) ->
         assert tracemalloc.get_traced_memory()[1] < 4 * len(certs.data)
     finally:
         tracemalloc.stop()
+
+
+def test_what_cannot_be_read_is_altered_but_where_the_leaf_holds_the_same_bytes() -> None:
+    garbled = SimulatedLog("log", seed=8, initial=400, unparseable=0.5)
+    rows = [row for row in range(400) if garbled.entry(row).entry_type == PRECERT_ENTRY]
+    broken = [row for row in rows if expected_tbs(garbled.entry(row).der, None) is None]
+    assert len(broken) > 20
+    parts = [(garbled.entry(row).leaf_input, garbled.entry(row).extra_data) for row in range(400)]
+    assert altered(classic(parts)) == []
+    victim, other = next((a, b) for a, b in pairwise(broken) if garbled.entry(a).der != garbled.entry(b).der)
+    parts[victim] = parts[victim][0], parts[other][1]
+    assert altered(classic(parts)) == [victim]
 
 
 def test_the_issuer_of_a_row_is_the_first_of_its_chain(log: SimulatedLog, entries: EntryBatch) -> None:
