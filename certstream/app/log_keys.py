@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 import uvloop
 
-from certstream.app.log_lists import asks_lists, follows_lists, listed_logs, log_lists
+from certstream.app.log_lists import asks_lists, follows_lists, lack_keys, listed_logs, log_lists
 from certstream.app.settings import FollowedLog, configured_logs, fetch_settings
 from certstream.client.http import HttpClient
 from certstream.config import Config
@@ -60,13 +60,16 @@ def refuse_without_keys(logs: Sequence[FollowedLog], config: Config) -> None:
 async def keyed_logs(config: Config, http: HttpClient) -> list[FollowedLog]:
     """The logs that are configured, with their keys, and then those of the lists where these are followed.
 
-    Takes the lists that the service keeps; fetches those of which none is kept, for up to a minute, and keeps none.
+    Takes the lists that the service keeps. Where there are none, or a key is not in them, those of which none is kept
+    are fetched, for up to a minute, and not kept.
     """
     configured = configured_logs(config)
     if not asks_lists(config, configured):
         return configured
     lists = log_lists(config, http, configured, keep=False)
-    choice = await lists.start()
+    choice = await lists.load()
+    if lack_keys(with_keys(configured, lists.find)) or all(status.age_s is None for status in lists.statuses()):
+        choice = await lists.start()
     keyed = with_keys(configured, lists.find)
     if not follows_lists(config):
         return keyed

@@ -42,7 +42,12 @@ def asks_lists(config: Config, configured: Iterable[FollowedLog]) -> bool:
     """Whether lists are read at all: for their logs, or for the key of a configured one."""
     if config.log_lists.enabled is False:
         return False
-    return follows_lists(config) or any(log.info.key is None and log.verification != "off" for log in configured)
+    return follows_lists(config) or lack_keys(configured)
+
+
+def lack_keys(logs: Iterable[FollowedLog]) -> bool:
+    """Whether a log that is to be verified has no key."""
+    return any(log.info.key is None and log.verification != "off" for log in logs)
 
 
 def log_lists(config: Config, http: HttpClient, configured: Sequence[FollowedLog], *, keep: bool = True) -> LogLists:
