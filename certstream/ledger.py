@@ -115,19 +115,30 @@ class Ledger:
             return logs
         return {}
 
-    def note(self, trusts: Mapping[str, Trust]) -> None:
+    def note(self, trusts: Mapping[str, Trust], *, fresh: Mapping[str, Intervals] | None = None) -> None:
         """Add what was found, by base_url; durable when it returns.
 
-        What is verified now is not tainted any more, and the other way round. Raises StorageError: then what was known
-        before is known still.
+        What is verified now is not tainted any more, and the other way round. Rows of `fresh` were inserted since the
+        last call: what was known at these indices is of rows that are gone, and is forgotten. Raises StorageError: then
+        what was known before is known still.
         """
+        inserted = fresh or {}
+        known = self.read() if inserted and self._is_there() else {}
+        stale = {url for url, rows in inserted.items() if url in known and known[url].within(rows)}
         found = {url: trust for url, trust in trusts.items() if trust}
-        if found:
-            self._change(lambda logs: logs | {url: logs.get(url, Trust()).and_then(t) for url, t in found.items()})
+
+        def change(logs: dict[str, Trust]) -> dict[str, Trust]:
+            for url in found.keys() | stale:
+                before = logs.get(url, Trust()).without(inserted.get(url, Intervals()))
+                logs[url] = before.and_then(found.get(url, Trust()))
+            return logs
+
+        if found or stale:
+            self._change(change)
 
     def forget(self, covers: Mapping[str, Intervals]) -> None:
         """Forget all about these indices, by base_url, whose rows are gone. Raises StorageError."""
-        if self.path.exists():
+        if self._is_there():
             gone = covers.items()
             self._change(lambda logs: logs | {url: logs[url].without(them) for url, them in gone if url in logs})
 
@@ -136,13 +147,20 @@ class Ledger:
             make_directory(self.path.parent)
             with self._locked():
                 known = self._read_or_put_aside()
-                logs = bounded(change(known), MOST_INTERVALS)
+                logs = bounded(change(dict(known)), MOST_INTERVALS)
                 if logs != known:
                     for left in self.path.parent.glob(f"{self.path.name}.tmp-*"):
                         left.unlink(missing_ok=True)  # of one that was killed while it wrote
                     write_file(self.path, _document(logs))
         except OSError as exc:
             raise StorageError(f"{self.path}: {exc.strerror or exc}") from exc
+
+    def _is_there(self) -> bool:
+        """Whether there may be a ledger; False also where that cannot be seen."""
+        try:
+            return self.path.exists()
+        except OSError:
+            return False
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -87,6 +87,17 @@ def test_rows_that_are_gone_are_forgotten(path: Path) -> None:
     assert Ledger(path).read() == {}
 
 
+def test_rows_that_come_anew_are_not_those_of_which_something_was_known(path: Path) -> None:
+    ledger = Ledger(path)
+    ledger.note({}, fresh={URL: spans((0, 10))})
+    assert not path.parent.exists()
+    ledger.note({URL: Trust(spans((0, 100)), altered=spans((5, 6)))}, fresh={URL: spans((0, 100))})
+    ledger.note({URL: Trust(spans((0, 4)), spans((8, 10)))}, fresh={URL: spans((0, 10))})
+    assert Ledger(path).read() == {URL: Trust(spans((0, 4), (10, 100)), spans((8, 10)))}
+    ledger.note({}, fresh={URL: spans((50, 100)), OTHER: spans((0, 5))})
+    assert Ledger(path).read() == {URL: Trust(spans((0, 4), (10, 50)), spans((8, 10)))}
+
+
 def test_a_change_by_another_process_is_seen(path: Path) -> None:
     ledger = Ledger(path)
     ledger.note({URL: Trust(spans((0, 1)))})

@@ -18,7 +18,7 @@ from certstream.app.settings import backfill_fetch_settings, log_client
 from certstream.app.verification import Verifying
 from certstream.archive import storage
 from certstream.archive.commit import Committer
-from certstream.archive.coverage import Coverage
+from certstream.archive.coverage import Coverage, grouped
 from certstream.archive.datafile import WriteSettings
 from certstream.archive.dropped import Dropped
 from certstream.archive.merge.staging import staging_lock
@@ -170,6 +170,7 @@ class TableDestination:
         self._ledger = Ledger(ledger_beside(root))
         self._found: dict[str, Trust] = {}  # of rows that are written and not committed
         self._due: dict[str, Trust] = {}  # of committed ones, and not noted yet
+        self._fresh: dict[str, Intervals] = {}  # committed ones, likewise
 
     def write(self, rows: pa.RecordBatch, trust: Trust) -> None:
         """Take rows that nobody sees yet. Raises StorageError."""
@@ -184,17 +185,18 @@ class TableDestination:
         there = {url: trust.within(done.covers.get(url, Intervals())) for url, trust in found.items()}
         for url, trust in there.items():
             _add(self._due, url, trust)
+        self._fresh = grouped((self._fresh, done.covers))
         self._note()
         verified, tainted = (sum(counts) for counts in zip((0, 0), *map(_counts, there.values()), strict=True))
         return Written(done.inserted, done.skipped, verified, tainted)
 
     def _note(self) -> None:
         try:
-            self._ledger.note(self._due)
+            self._ledger.note(self._due, fresh=self._fresh)
         except StorageError as exc:
             log.warning("what is verified cannot be noted, it is kept and tried again", error=str(exc))
         else:
-            self._due = {}
+            self._due, self._fresh = {}, {}
 
     def abandon(self) -> None:
         """Remove what was written and not committed."""

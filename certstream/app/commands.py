@@ -203,8 +203,10 @@ def coverage(loaded: LoadedConfig, *, staging_path: str | None, logs: str | None
     _refuse_as_root(config, tables, "coverage")
     known = command_logs(config) if follows_lists(config) else configured_logs(config)
     reader = CoverageReader(tables)
-    report = reader.report([each.info for each in known], _ceilings(config))
-    reader.save()
+    try:
+        report = reader.report([each.info for each in known], _ceilings(config))
+    finally:
+        reader.save()
     if logs is not None:
         report = report.only(logs)
         if not report.logs:

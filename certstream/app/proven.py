@@ -60,6 +60,7 @@ class ProvenRows:
         self._found: list[tuple[str, _Kind, int, int]] = []  # in their order
         self._waiting: dict[str, Trust] = {}  # the same, folded
         self._committed: dict[str, Intervals] = {}  # rows of this process of which nothing is noted yet
+        self._fresh: dict[str, Intervals] = {}  # the same, where the ledger may know something of rows before them
         self._known: dict[str, Trust] = {}  # what is durable, as last read
         self._writing = threading.Lock()  # one at a time
         self._failed = False
@@ -145,6 +146,7 @@ class ProvenRows:
                 self._fold()
                 for url, indices in inserted.items():
                     self._committed[url] = self._committed.get(url, Intervals()) | indices
+                    self._fresh[url] = self._fresh.get(url, Intervals()) | indices
                 for url, indices in skipped.items():
                     if url in self._waiting:
                         self._waiting[url] = self._waiting[url].without(indices)
@@ -161,8 +163,8 @@ class ProvenRows:
             try:
                 with self._lock:
                     self._fold()
-                    due = self._due()
-                self._ledger.note(due)
+                    due, fresh = self._due(), dict(self._fresh)
+                self._ledger.note(due, fresh=fresh)
                 known = self._ledger.read()
             except StorageError as exc:
                 if not self._failed:
@@ -174,6 +176,8 @@ class ProvenRows:
             self._failed = False
             with self._lock:
                 self._known = known
+                for url, rows in fresh.items():
+                    self._fresh[url] -= rows
                 for url, noted in due.items():
                     self._settle(url, noted)
 

@@ -13,6 +13,7 @@ from certstream.config import Config
 from certstream.intervals import Intervals
 from certstream.ledger import Ledger, Trust, ledger_beside
 from tests.archive.archive_support import held, log_info, packed, url
+from tests.archive.merge_support import fill_indices
 from tests.archive.sink_support import MANUAL, running, sink, until
 
 LOG = log_info(0)
@@ -217,6 +218,30 @@ async def test_the_sink_tells_of_each_commit_which_rows_it_inserted(tmp_path: Pa
         await until(archive, lambda: archive.archived(URL) == 20)
         assert ledger.read() == {URL: Trust(spans((0, 20)))}
     assert held(tmp_path) == {url(0): list(range(20))}
+
+
+def test_rows_that_were_gone_and_come_again_are_verified_anew(proven: ProvenRows, ledger: Ledger) -> None:
+    ledger.note({URL: Trust(spans((0, 100)))})
+    proven.committed({URL: spans((40, 60))}, {})
+    assert ledger.read() == {URL: Trust(spans((0, 40), (60, 100)))}
+    proven.proven(LOG, 50, 60)
+    proven.write()
+    assert ledger.read() == {URL: Trust(spans((0, 40), (50, 100)))}
+
+
+async def test_rows_that_somebody_else_archived_before_are_not_verified_by_the_sink(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    fill_indices(tmp_path, range(10))
+    proven = ProvenRows(ledger)
+    archive = sink(tmp_path, on_committed=proven.committed)
+    async with running(archive):
+        archive.take_up(LOG, 0)
+        await until(archive, lambda: archive.archived(URL) is not None)
+        proven.proven(LOG, 0, 20)
+        archive.take(packed(LOG, 0, 20))
+        await until(archive, lambda: archive.archived(URL) == 20)
+    assert ledger.read() == {URL: Trust(spans((10, 20)))}
 
 
 async def test_a_sink_that_cannot_commit_has_nothing_noted(tmp_path: Path, ledger: Ledger) -> None:

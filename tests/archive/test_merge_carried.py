@@ -70,6 +70,14 @@ def test_what_staging_says_of_rows_that_it_does_not_hold_is_not_carried(main: Pa
     assert ledger(main).read() == {A: Trust(spans((5, 10)))}
 
 
+def test_what_main_says_of_rows_that_it_does_not_hold_is_not_of_those_that_come(main: Path, staging: Path) -> None:
+    fill_indices(main, range(5))
+    fill_indices(staging, range(10))
+    ledger(main).note({A: Trust(spans((0, 100)))})
+    merge(main, staging)
+    assert ledger(main).read() == {A: Trust(spans((0, 5), (10, 100)))}
+
+
 def test_staging_of_which_nothing_is_known_makes_no_ledger(main: Path, staging: Path) -> None:
     fill_indices(staging, range(5, 10))
     merge(main, staging)

@@ -23,7 +23,7 @@ from certstream.archive.datafile import DataFile
 from certstream.archive.table import Snapshot
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
-from certstream.ledger import Ledger, ledger_beside
+from certstream.ledger import Ledger, Trust, ledger_beside
 
 _VERSION: Final = 1
 
@@ -44,7 +44,7 @@ class CarriedTrust:
     def resume(self, main: Snapshot) -> None:
         """Carry what an earlier merge committed and came not to carry. Raises StorageError."""
         covers = self._left()
-        self._note(grouped(covers[path] for path in main.paths & covers.keys()))
+        self._main.note(self._of(grouped(covers[path] for path in main.paths & covers.keys())))
         storage.remove(self._begun)
 
     def before(self, files: Sequence[DataFile]) -> None:
@@ -59,11 +59,11 @@ class CarriedTrust:
 
     def inserted(self, covers: Covers) -> None:
         """These rows were committed. Raises StorageError; the next merge carries it then."""
-        self._note(covers)
+        self._main.note(self._of(covers), fresh=covers)
 
-    def _note(self, covers: Covers) -> None:
+    def _of(self, covers: Covers) -> dict[str, Trust]:
         staged = self._staged.read()
-        self._main.note({url: staged[url].within(rows) for url, rows in covers.items() if url in staged})
+        return {url: staged[url].within(rows) for url, rows in covers.items() if url in staged}
 
     def _left(self) -> dict[str, Covers]:
         try:
