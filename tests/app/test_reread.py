@@ -9,16 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from certstream.app.proven import ProvenRows
 from certstream.app.reread import Rereader
 from certstream.archive.commit import Committer
 from certstream.archive.sink.buffer import PackedRows
 from certstream.archive.sink.sink import Sink
 from certstream.archive.sink.standing import SinkSettings
 from certstream.backfill.fetch import RetrySettings
+from certstream.backfill.verify import Mode, Verification
 from certstream.client.base import LogClient, ReadSettings
 from certstream.client.clock import Clock
+from certstream.client.proofs import prover
 from certstream.client.rfc6962 import Rfc6962Client
 from certstream.ct.types import EntryBatch, LogInfo
+from certstream.evidence import Case
+from certstream.intervals import Intervals
+from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.metrics import Metrics
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
@@ -132,3 +140,30 @@ async def test_large_batches_are_taken_in_parts(tmp_path: Path) -> None:
     assert sum(sink.sizes) == 500
     assert max(sink.sizes) < 50
     assert held(tmp_path) == {log.info("rfc6962").base_url: list(range(500))}
+
+
+def verified_by(reader: Reader, mode: Mode, cases: list[Case]) -> Callable[[LogInfo], Verification]:
+    return lambda log: Verification(mode, log.key or b"", prover(reader.http, log), cases.append)
+
+
+@pytest.mark.parametrize("mode", ["warn", "enforce"])
+async def test_what_is_read_again_is_verified_before(tmp_path: Path, mode: Mode) -> None:
+    log = SimulatedLog("log", initial=300)
+    rows, cases = ProvenRows(Ledger(ledger_beside(tmp_path))), list[Case]()
+    async with reading(log) as reader:
+        log.faults.add(Fault(FaultKind.WRONG_LEAF, on="get-entries", index=77, times=1))
+        more = {"verification": verified_by(reader, mode, cases), "rows": rows}
+
+        def client(info: LogInfo) -> LogClient:
+            return Rfc6962Client(reader.http, info, ReadSettings(batch_size=50, fetch_concurrency=1))
+
+        async with rereading(tmp_path, [log], client, reader.time.clock, **more) as sink:
+            await archived(sink, log)
+        url = log.info("rfc6962").base_url
+    assert held(tmp_path) == {url: list(range(300))}
+    whole, wrong = Intervals.of((0, 300)), Intervals.of((77, 78))
+    rows.committed({url: whole}, {})
+    known = Ledger(ledger_beside(tmp_path)).read()[url]
+    # enforce left it out, and read it again until it was right
+    assert known == (Trust(whole - wrong, wrong) if mode == "warn" else Trust(whole))
+    assert [(case.kind, case.start, case.stop) for case in cases] == [("wrong_leaf", 77, 78)]

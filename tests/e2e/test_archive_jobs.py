@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from certstream.intervals import Intervals
+from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
@@ -15,6 +17,7 @@ from tests.e2e.command_support import (
     archive_options,
     rows_of,
     until_struck,
+    with_keys,
 )
 from tests.e2e.e2e_support import Simulate, StartService
 
@@ -47,7 +50,8 @@ async def test_sighup_without_a_staging_path_writes_the_archive_itself(
 ) -> None:
     log = SimulatedLog("log", kinds={"static"}, initial=1_000, seed=3)
     server = await simulate(log)
-    service = await start_service(archiving(server.infos(), backfill={"from_index": 0}))
+    options = archiving(server.infos(), backfill={"from_index": 0})
+    service = await start_service(with_keys(options, server.infos()))
     await service.until_following(*server.infos())
     log.grow(100)
     url = url_of(log, "static")
@@ -55,6 +59,8 @@ async def test_sighup_without_a_staging_path_writes_the_archive_itself(
     service.send(signal.SIGHUP)
     assert (await job(service, "backfill", "succeeded", "failed"))["state"] == "succeeded"
     assert rows_of(tmp_path / MAIN, url) == list(range(1_100))
+    ledger = Ledger(ledger_beside(tmp_path / MAIN))
+    await eventually(lambda: ledger.read()[url] == Trust(Intervals.of((0, 1_100))))  # the job's, and the sink's
     assert (await service.health())["jobs"]["merge"]["state"] == "never"
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["main"]
 
