@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -11,8 +12,10 @@ from certstream.app.settings import LogRecipe
 from certstream.ct.types import LogInfo
 from certstream.live.supervisor import Supervisor
 from certstream.live.tailer import Tailer, TailStatus
-from certstream.metrics import Metrics
+from certstream.metrics import LogState, Metrics
 
+_HOLD_S: Final = 30.0  # that other reading waits for live reading at most
+_HOLD_STEP_S: Final = 0.25
 _LEAVE_S: Final = 30.0  # that the batch in hand of a log may take, when the log is left
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -36,6 +39,17 @@ class Following:
         """Let each log's tailer look at what is read in time, see LogDelivery."""
         for tailer in self._tailers.values():
             tailer.measure(busy)
+
+    def states(self) -> dict[str, LogState]:
+        """The state of each log, by base URL."""
+        return {status.log.base_url: status.state for status in self.statuses()}
+
+    async def live_first(self) -> None:
+        """Wait while a log is caught up with, though not for ever: it may never end."""
+        for _ in range(round(_HOLD_S / _HOLD_STEP_S)):
+            if "catching_up" not in self.states().values():
+                return
+            await asyncio.sleep(_HOLD_STEP_S)
 
     def begin(self, recipes: Sequence[LogRecipe]) -> None:
         """Follow these as well."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -49,7 +49,7 @@ from certstream.live.publisher import Publisher
 from certstream.live.share import ShareSettings
 from certstream.live.supervisor import Supervisor
 from certstream.live.tailer import Tailer
-from certstream.metrics import LogState, Metrics, watch_loop_lag
+from certstream.metrics import Metrics, watch_loop_lag
 from certstream.serve.health import DeepHealth, assess
 from certstream.serve.server import StreamServer
 from certstream.state import StateStore
@@ -60,8 +60,6 @@ if TYPE_CHECKING:
 
 _FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes about 0.5 s more
 _LEAVE_S: Final = 4.5  # that a service with an archive has for its end
-_HOLD_S: Final = 30.0  # that a piece of a backfill's work waits for live reading at most
-_HOLD_STEP_S: Final = 0.25
 
 Wanted: TypeAlias = tuple[Config, Sequence[FollowedLog]]  # the configuration as it is meant, and the logs to follow
 
@@ -107,7 +105,8 @@ class Service:
         self._metrics.watch_state(lambda: self._state.save_error is None)
         self._proven = proven_rows(config)
         self._http = HttpClient(self._live.fetch, self._metrics)
-        self._lists = ListedLogs(self._http, self._state, self._log_states)
+        self._following = Following(self._tailer, self._metrics)
+        self._lists = ListedLogs(self._http, self._state, self._following.states)
         self._metrics.trust.watch_lists(lambda: list_figures(self._lists.statuses()))
         self._trust = Trustees(self._http, self._state, self._metrics.trust, evidence_directory(config), self._proven)
         self._altered = AlteredPrecertificates(
@@ -134,9 +133,8 @@ class Service:
             self._proven,
             self._trust,
             archived=None if self._archive is None else self._archive.shown,
-            hold=self._live_first,
+            hold=self._following.live_first,
         )
-        self._following = Following(self._tailer, self._metrics)
         self._delivery = DeliveryWatch(
             self._following, self._metrics.delivery, lambda: self._live.min_share, settings=self._share
         )
@@ -155,7 +153,7 @@ class Service:
             self._metrics,
             self._proven,
             Verifying(self._verification, self._trust.found, self._altered),
-            live_first=self._live_first,
+            live_first=self._following.live_first,
             settled=self._lists.settled,
         )
 
@@ -281,8 +279,7 @@ class Service:
             await self._take_logs()
 
     async def _take_logs(self) -> bool:
-        asked = self._asked
-        return await self._take(asked.of(self._lists.wanted(asked.config, asked.followed)))
+        return await self._take(self._asked.of(self._lists.wanted(self._asked.config, self._asked.followed)))
 
     async def _take(self, live: LiveSettings) -> bool:
         if live == self._live and self._is_applied:
@@ -308,16 +305,6 @@ class Service:
             log.info("the archive is off, this signal starts nothing", signal="SIGHUP")
         else:
             self._archive.jobs.ask()
-
-    def _log_states(self) -> Mapping[str, LogState]:
-        return {status.log.base_url: status.state for status in self._following.statuses()}
-
-    async def _live_first(self) -> None:
-        """Wait while a log is caught up with, though not for ever: it may never end."""
-        for _ in range(round(_HOLD_S / _HOLD_STEP_S)):
-            if not any(status.state == "catching_up" for status in self._following.statuses()):
-                return
-            await asyncio.sleep(_HOLD_STEP_S)
 
     async def _publish(self, batch: EntryBatch) -> None:
         waits = self._http.waits(batch.log)
