@@ -6,6 +6,7 @@ Nothing raises, what is shown is JSON and UTF-8, and an entry reads the same wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
@@ -22,11 +23,11 @@ from certstream.certs.precert import altered_precertificates, expected_tbs
 from certstream.certs.strings import decode_text
 from certstream.certs.times import GENERALIZED_TIME, NO_TIME, UTC_TIME, read_lenient_time, read_times
 from certstream.ct.rfc6962 import frame_entries, split_chain
-from certstream.ct.static_ct import parse_data_tile
+from certstream.ct.static_ct import fingerprints, parse_data_tile
 from certstream.ct.types import PRECERT_ENTRY, EntryBatch
 from fuzz.agreement import assert_agrees_with_cryptography, assert_spans_inside, assert_walk_agrees_with_lenient
 from fuzz.framing import assert_framed_as_by_hand, assert_tile_as_by_hand
-from fuzz.seeds import CLASSIC, TILED, unframed
+from fuzz.seeds import CLASSIC, TILED, certificates, unframed
 
 KINDS: Final[tuple[StreamKind, ...]] = ("full", "lite", "domains")
 SEEN_S: Final = 1_767_139_200.25
@@ -88,12 +89,14 @@ def check_tile(data: bytes) -> None:
     assert_tile_as_by_hand(tile, data)
     if not len(tile.batch):
         return
-    whole = shown(decode(tile.batch, SEEN_S, ChainTable()))
+    hostile = (*_POISON, *certificates()[:60:7], certificates()[0][:-9])
+    issuers = {print_: hostile[print_[0] % len(hostile)] for print_ in fingerprints(tile.batch) if print_[1] % 4}
+    whole = shown(decode(replace(tile.batch, issuers=issuers), SEEN_S, ChainTable()))
     assert len(whole) == len(tile.batch)
     row = len(whole) - 1
     start = int(tile.batch.leaf.start[row])
     alone = parse_data_tile(TILED, 512 + row, data[start : int(tile.batch.chain.stop[row])] + _POISON[row % 5])
-    assert shown(decode(alone.batch, SEEN_S, ChainTable()))[0] == whole[row]
+    assert shown(decode(replace(alone.batch, issuers=issuers), SEEN_S, ChainTable()))[0] == whole[row]
     check_precertificates(tile.batch)
 
 

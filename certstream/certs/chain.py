@@ -63,10 +63,8 @@ class ChainTable:
         split = {key: split_fingerprints(key) for key in keys}
         wanted = {print_ for prints in split.values() for print_ in prints}
         texts = self._decode({issuers[print_] for print_ in wanted if print_ in issuers})
-        return {
-            key: _chain([texts.get(issuers.get(p, b"")) or unresolved_certificate(p) for p in prints])
-            for key, prints in split.items()
-        }
+        shown = {p: (texts.get(issuers[p]) if p in issuers else None) or unresolved_certificate(p) for p in wanted}
+        return {key: _chain([shown[print_] for print_ in prints]) for key, prints in split.items()}
 
     def _decode(self, ders: set[bytes]) -> dict[bytes, bytes]:
         """DER → JSON object of each certificate that is not too long; all new ones are decoded as one batch."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from random import Random
 
+import orjson
 import pytest
 
+from certstream.certs.chain import ChainTable
 from certstream.certs.columns import Certificates
 from certstream.certs.precert import altered_precertificates, expected_tbs
 from certstream.ct.rfc6962 import frame_entries
+from certstream.ct.static_ct import parse_data_tile
 from certstream.simulator.certificates import POISON, alternative_names, dns_name
 from certstream.simulator.der import tlv
 from certstream.simulator.shapes import plain_leaf
 from fuzz.decoding import check_precertificates
-from fuzz.seeds import CLASSIC, framed, shaped
+from fuzz.seeds import CLASSIC, TILED, framed, shaped
 
 
 def longer(header: bytes) -> bytes:
@@ -57,3 +61,13 @@ def test_a_name_of_no_kind_among_many_costs_only_the_walk(good: int) -> None:
     certs = Certificates([draft.certificate(draft.tbs())])
     assert not certs.fields.walked[0]
     assert certs.dns_names == [[name[2:] for name in names]]
+
+
+def test_an_issuer_of_no_bytes_is_not_taken_for_those_that_are_not_known() -> None:
+    empty, unknown = sha256(b"").digest(), bytes(32)
+    leaf = bytes(10) + framed([b"der"]) + bytes(2)
+    batch = parse_data_tile(TILED, 0, leaf + b"\x00\x20" + empty + leaf + b"\x00\x20" + unknown, {empty: b""}).batch
+    known, missing = ChainTable().of(batch)
+    assert (known.unresolved, missing.unresolved) == (0, 1)
+    assert orjson.loads(known.texts[0])["sha256"] == empty.hex(":").upper()
+    assert orjson.loads(missing.texts[0]) == {"sha256": unknown.hex(":").upper()}
