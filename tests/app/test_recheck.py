@@ -50,6 +50,7 @@ class Again:
     most: int = 700
     held: int = 0
     crashes: int = 0
+    slow_s: float = 0.0
     client: LogClient | None = None
 
     @property
@@ -76,6 +77,7 @@ class Again:
 
     async def _hold(self) -> None:
         self.held += 1
+        self.reader.time.now_s += self.slow_s
         if self.crashes:
             self.crashes -= 1
             raise RuntimeError("a mistake")
@@ -238,6 +240,18 @@ async def waited(it: Again, rechecker: Rechecker) -> float:
         with capture_logs():
             await rechecker.turn()
     return it.reader.time.now_s - began_s
+
+
+@pytest.mark.parametrize(("slow_s", "rest_s"), [(0.5, 15), (30, 600), (500, 3_600)])
+async def test_the_longer_it_takes_the_longer_is_the_rest(slow_s: float, rest_s: float) -> None:
+    async with again() as it:
+        it.streams(0, 100)
+        it.log.faults.add(Fault(FaultKind.WRONG_LEAF, index=70))
+        it.slow_s = slow_s
+        rechecker = it.rechecker()
+        await all_of(rechecker)
+        it.slow_s = 0.0
+        assert await waited(it, rechecker) == rest_s
 
 
 async def test_a_log_that_gives_nothing_is_tried_again_and_the_reason_is_listed() -> None:
