@@ -36,6 +36,13 @@ def add(committer: Committer, log_url: str, indices: Iterable[int]) -> Committed
     return committer.add([written(committer, log_url, indices)])
 
 
+def test_a_commit_says_which_rows_it_inserted(tmp_path: Path) -> None:
+    committer = Committer(tmp_path)
+    assert add(committer, A, [1, 2, 5]).covers == {A: Intervals.of((1, 3), (5, 6))}
+    assert add(committer, A, range(4)).covers == {A: Intervals.of((0, 1), (3, 4))}
+    assert add(committer, A, range(4)).covers == {}
+
+
 def test_rows_are_inserted_once_and_the_rest_is_counted_as_skipped(tmp_path: Path) -> None:
     committer = Committer(tmp_path)
     assert add(committer, A, range(10)) == Committed(10, 0)
@@ -300,7 +307,8 @@ def test_what_an_earlier_attempt_committed_is_not_taken_for_somebody_elses(tmp_p
     committer = Committer(tmp_path)
     file = written(committer, A, range(4))
     committer.look().commit([file], {FENCE: 1})
-    assert committer.add([file]) == Committed(4, 0)
+    done = committer.add([file])
+    assert (done, done.covers) == (Committed(4, 0), {A: Intervals.of((0, 4))})
     assert held(tmp_path) == {A: [0, 1, 2, 3]}
     committer.discard([file])
     assert data_files(tmp_path) == committed_files(tmp_path) == {file.path}
