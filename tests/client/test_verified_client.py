@@ -23,7 +23,11 @@ SIZE = 3_000
 KINDS: tuple[LogKind, ...] = ("rfc6962", "static")
 MODES: tuple[Mode, ...] = ("warn", "enforce")
 
-pytestmark = pytest.mark.parametrize("kind", KINDS)
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Both protocols, where a test asks for one."""
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", KINDS)
 
 
 @dataclass
@@ -247,3 +251,138 @@ async def test_the_edge_in_the_middle_of_a_batch_is_known(kind: LogKind) -> None
             batch = await anext(batches)
             assert client.edge_at(batch.stop - 3) == it.edge(batch.stop - 3)
         assert client.edge_at(batch.stop + 1) is None
+
+
+async def test_what_the_log_never_proves_is_named_in_time_and_holds_nothing_up(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("warn", edge=it.edge(100), max_unproven=600)
+        await client.head()
+        it.log.faults.add(Fault(FaultKind.UNAVAILABLE, on="hash-tile" if kind == "static" else "get-sth-c*"))
+        assert await it.take(client, 100, 2_500) == (2_500, None)
+        tainted = it.found.indices(it.found.tainted)
+        assert tainted == list(range(100, 100 + len(tainted)))
+        assert 2_500 - 600 <= 100 + len(tainted) <= 2_500
+        assert (it.found.proven, it.found.cases) == ([], [])
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_fork_is_evidence_and_the_log_is_read_on_once_it_is_gone(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode)
+        await client.head()
+        assert await it.take(client, 0, SIZE) == (SIZE, None)
+        fork = it.log.faults.add(Fault(FaultKind.FORK, index=1_000))
+        it.log.grow(500)
+        await client.head()
+        batches, error = await taken(client, SIZE, SIZE + 500)
+        await it.asked()
+        position = SIZE + sum(map(len, batches))
+        assert position == (SIZE + 500 if mode == "warn" else SIZE)
+        assert isinstance(error, LogMisbehaviourError) == (mode == "enforce")
+        assert [case.kind for case in it.found.cases] == ["inconsistent"]
+        assert [head.tree_size for head in it.found.cases[0].heads] == [SIZE, SIZE + 500]
+        it.log.faults.remove(fork)
+        it.log.grow(100)
+        await client.head()
+        assert await it.take(client, position, SIZE + 600) == (SIZE + 600, None)
+        assert client.edge_at(SIZE + 600) == it.edge(SIZE + 600)
+        tainted = it.found.indices(it.found.tainted)
+        assert tainted == (list(range(SIZE, SIZE + 500)) if mode == "warn" else [])
+        assert sorted(it.found.indices(it.found.proven) + tainted) == list(range(SIZE + 600))
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_another_root_at_a_size_that_is_proven_is_evidence_and_changes_nothing(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode)
+        await client.head()
+        assert await it.take(client, 0, SIZE) == (SIZE, None)
+        it.log.faults.add(Fault(FaultKind.OTHER_ROOT, times=1))
+        if mode == "enforce":
+            with pytest.raises(LogMisbehaviourError, match="another root"):
+                await client.head()
+        else:
+            assert (await client.head()).tree_size == SIZE
+        assert [case.kind for case in it.found.cases] == ["two_roots"]
+        roots = [head.root_hash for head in it.found.cases[0].heads]
+        assert roots[0] == it.log.head.root_hash != roots[1]
+        it.log.grow(10)
+        await client.head()
+        assert await it.take(client, SIZE, SIZE + 10) == (SIZE + 10, None)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_of_two_roots_before_either_is_proven_entries_tell_which_is_right(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode)
+        it.log.faults.add(Fault(FaultKind.OTHER_ROOT, times=1))
+        await client.head()
+        await client.head()
+        assert [case.kind for case in it.found.cases] == ["two_roots"]
+        assert await it.take(client, 0, SIZE) == (SIZE, None)
+        assert it.found.indices(it.found.proven) == list(range(SIZE))
+
+
+async def test_a_proven_edge_knows_another_root_at_its_size_after_a_restart(kind: LogKind) -> None:
+    async with verified(kind) as it:
+        client = it.client("enforce", edge=it.edge(SIZE))
+        it.log.faults.add(Fault(FaultKind.OTHER_ROOT))
+        with pytest.raises(LogMisbehaviourError, match="another root"):
+            await client.head()
+        (case,) = it.found.cases
+        assert (case.kind, case.hashes) == ("two_roots", {"root_proven_before": it.log.head.root_hash})
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_frontends_that_lag_are_no_mismatch(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode, edge=it.edge(500), max_unproven=SIZE)
+        await client.head()
+        it.log.faults.add(Fault(FaultKind.LAGGING, entries=400, probability=0.5))
+        position = 500
+        while position < SIZE:
+            await client.head()
+            batches, _ = await taken(client, position, SIZE)
+            await it.asked()
+            position = whole_up_to(it.log, batches, position)
+        assert it.found.cases == []
+        assert it.found.tainted == []
+
+
+async def test_logs_without_get_entry_and_proof_begin_by_hash() -> None:
+    async with verified("rfc6962") as it:
+        it.log.faults.add(Fault(FaultKind.STATUS, on="get-entry-and-proof", status=404))
+        client = it.client("enforce")
+        await client.head()
+        assert await it.take(client, 1_234, SIZE) == (SIZE, None)
+        assert it.log.endpoints["get-proof-by-hash"] == 1
+
+
+async def test_only_the_tiles_before_a_wrong_one_go_out_of_a_batch() -> None:
+    async with verified("static") as it:
+        inner = it.reader.client(it.log, "static", batch_size=1_024)
+        client = VerifiedClient(
+            inner, prover(it.reader.http, it.log.info("static")), it.log.spki, it.found.findings(), mode="enforce"
+        )
+        fault = it.log.corrupt_entry(800)
+        await client.head()
+        position, error = await it.take(client, 0, SIZE)
+        assert isinstance(error, LogMisbehaviourError)
+        assert position == 768
+        assert client.edge_at(768) == it.edge(768)
+        it.log.faults.remove(fault)
+        assert await it.take(client, 768, SIZE) == (SIZE, None)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_same_wrong_entry_is_the_same_case_under_each_head(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode, edge=it.edge(2_900))
+        it.log.corrupt_entry(2_950)
+        for _ in range(3):
+            await client.head()
+            await taken(client, 2_900, it.log.tree_size)
+            await it.asked()
+            it.log.grow(1)
+        assert {case.kind for case in it.found.cases} == {"wrong_leaf"}
+        assert len({case.key() for case in it.found.cases}) == 1
