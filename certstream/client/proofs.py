@@ -141,9 +141,20 @@ class StaticProver:
         return tiles.edge_at(size)
 
     async def check_edge(self, head: TreeHead, edge: TreeEdge) -> None:
-        """Likewise."""
-        if await self.edge(head, edge.size) != edge:
+        """Likewise; one tile where the edge lies in the last tile of leaves, as it does while a log is followed."""
+        _check_size(head, edge.size)
+        if not await self._leads_to(head, edge) and await self.edge(head, edge.size) != edge:
             raise InvalidProofError(f"the first {edge.size} entries are others in the tree of {head.tree_size}")
+
+    async def _leads_to(self, head: TreeHead, edge: TreeEdge) -> bool:
+        """Whether the leaves behind the edge, where they are of the head's partial tile, lead to the head's root."""
+        if self._is_under(head) or edge.size // TILE_WIDTH != head.tree_size // TILE_WIDTH:
+            return False
+        index, width = divmod(head.tree_size, TILE_WIDTH)
+        leaves = await self._fetch(Tile(0, index, width)) if width else b""
+        left = leaves[edge.size % TILE_WIDTH * HASH_BYTES :]
+        is_whole = len(leaves) == width * HASH_BYTES
+        return is_whole and edge.extended(left).root() == head.root_hash
 
     async def check_leaves(self, head: TreeHead, start: int, leaves: bytes) -> None:
         """No tile for a whole data tile, beyond one of level 1 for 256 of them; else the hash tile beside it."""
@@ -164,9 +175,14 @@ class StaticProver:
 
     def _under(self, head: TreeHead) -> HashTiles:
         """The tiles under that head; none of another's, which may be of another tree."""
-        if self._tiles is None or (self._tiles.size, self._tiles.root) != (head.tree_size, head.root_hash):
+        if self._tiles is None or not self._is_under(head):
             self._tiles = HashTiles(head.tree_size, head.root_hash)
         return self._tiles
+
+    def _is_under(self, head: TreeHead) -> bool:
+        """Whether the tiles that are known are those under that head."""
+        tiles = self._tiles
+        return tiles is not None and (tiles.size, tiles.root) == (head.tree_size, head.root_hash)
 
     async def _add(self, tiles: HashTiles, wanted: Sequence[Tile]) -> None:
         fetched: dict[Tile, bytes] = {}

@@ -153,3 +153,25 @@ async def test_what_lies_beyond_the_head_is_not_asked_for() -> None:
             with pytest.raises(ValueError, match="more than the head's 10"):
                 await proving(reader, kind).check_leaves(head, 9, leaves(9, 11))
     assert not LOG.requests
+
+
+@pytest.mark.parametrize("size", [69_888, 69_889, 69_999])
+async def test_an_edge_in_the_last_tile_costs_one_tile(size: int) -> None:
+    async with reading(LOG) as reader:
+        await proving(reader, "static").check_edge(LOG.head, edge(size))
+    assert dict(LOG.requests) == {"tile/0/273.p/112": 1}
+
+
+@pytest.mark.parametrize("size", [69_888, 69_999])
+async def test_another_edge_in_the_last_tile_is_an_invalid_proof(size: int) -> None:
+    other = edge(size - 1).extended(leaf_hash(b"another"))
+    async with reading(LOG) as reader:
+        with pytest.raises(InvalidProofError):
+            await proving(reader, "static").check_edge(LOG.head, other)
+
+
+async def test_a_wrong_tile_that_comes_once_does_not_disprove_an_edge() -> None:
+    LOG.faults.add(Fault(FaultKind.WRONG_HASH, on="tile/0/*", times=1))
+    async with reading(LOG) as reader:
+        await proving(reader, "static").check_edge(LOG.head, edge(69_900))
+    assert LOG.requests["tile/0/273.p/112"] == 2
