@@ -111,7 +111,7 @@ class Backfill:
             wanted=self._missing.__getitem__,
             refuse=self._refuse,
             piece_bytes=settings.run.size_bytes,
-            lane_bytes=settings.buffer_bytes // (2 * max(1, len(busy))),
+            lane_bytes=settings.buffer_bytes // max(1, 2 * len(busy) - 1),  # one alone may fill the buffer
         )
         self._there: Counter[str] = Counter()  # rows committed, by base_url
         self._done = Written(0, 0)  # all together

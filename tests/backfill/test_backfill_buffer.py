@@ -152,3 +152,23 @@ async def test_a_reader_that_is_cancelled_while_it_waits_leaves_no_trace() -> No
     buffer.release(run)
     assert await buffer.take() is None
     assert buffer.held_bytes == 0
+
+
+async def test_emptied_waits_for_what_was_taken_and_hurries_what_waits_for_more() -> None:
+    buffer = EntryBuffer(CAP, SIZE)
+    async with asyncio.timeout(5):
+        await buffer.emptied()
+        await fill(buffer, batch(0, 0, 10), batch(1, 0, 10))
+        emptied = asyncio.create_task(buffer.emptied())
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        runs = [await buffer.take(), await buffer.take()]
+        assert loop.time() - before < 0.9  # the moment that few entries wait
+        for run in runs:
+            assert not emptied.done()
+            assert run is not None
+            buffer.release(run)
+            await asyncio.sleep(0)
+        await emptied
+    assert buffer.held_bytes == 0
