@@ -15,6 +15,7 @@ import time
 
 import uvloop
 
+from certstream.archive_metrics import COVERAGE_KINDS
 from certstream.metrics import Metrics
 
 
@@ -50,6 +51,8 @@ def metrics_of(logs: int) -> Metrics:
         log.error("FetchError")
         archived.position.set(1_234_567_890)
         archived.lag_entries.set_function(lambda: 700)
+    counts = dict.fromkeys(COVERAGE_KINDS, 1_234_567_890.0)
+    metrics.archive.coverage.show({f"An Operator's Log 2026h{number}": counts for number in range(logs)})
     return metrics
 
 

@@ -141,22 +141,25 @@ class ProvenRows:
 
         Raises nothing.
         """
+        with self._lock:
+            self._fold()
+            for url, indices in inserted.items():
+                self._committed[url] = self._committed.get(url, Intervals()) | indices
+                self._fresh[url] = self._fresh.get(url, Intervals()) | indices
+            for url, indices in skipped.items():
+                if url in self._waiting:
+                    self._waiting[url] = self._waiting[url].without(indices)
+            self._bound_committed()
+        self.write()
+
+    def write(self) -> None:
+        """Note what was found of committed rows, and see what others noted. Raises nothing; logs a failure once."""
         try:
-            with self._lock:
-                self._fold()
-                for url, indices in inserted.items():
-                    self._committed[url] = self._committed.get(url, Intervals()) | indices
-                    self._fresh[url] = self._fresh.get(url, Intervals()) | indices
-                for url, indices in skipped.items():
-                    if url in self._waiting:
-                        self._waiting[url] = self._waiting[url].without(indices)
-                self._bound_committed()
-            self.write()
+            self._write()
         except Exception:
             logger.exception("what is verified could not be noted")
 
-    def write(self) -> None:
-        """Note what was found of committed rows, and see what others noted. A failure is logged once."""
+    def _write(self) -> None:
         if self._ledger is None:
             return
         with self._writing:
@@ -212,8 +215,5 @@ class ProvenRows:
     async def run(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         """Write now and then what was found after its rows were committed, until cancelled."""
         while True:
-            try:
-                await asyncio.to_thread(self.write)
-            except Exception:
-                logger.exception("what is verified could not be noted")
+            await asyncio.to_thread(self.write)
             await sleep(WRITE_INTERVAL_S)
