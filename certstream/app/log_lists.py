@@ -13,7 +13,7 @@ from certstream.client.log_list_source import ListSource
 from certstream.config import Config
 from certstream.config.log_lists import APPLE, GOOGLE, LogListsConfig
 from certstream.config.logs import base64_bytes
-from certstream.ct.log_choice import ChosenLog, Selection
+from certstream.ct.log_choice import OVER_POLL_INTERVAL_S, ChosenLog, Selection
 from certstream.ct.log_list import GOOGLE_LIST_KEY
 from certstream.ct.types import LogKind
 from certstream.serve.health import ListHealth
@@ -74,7 +74,7 @@ def listed_logs(config: Config, chosen: Iterable[ChosenLog]) -> list[FollowedLog
         FollowedLog(
             each.info,
             start="beginning",
-            poll_interval_s=each.poll_interval_s,
+            poll_interval_s=each.poll_interval_s if each.stop is None else OVER_POLL_INTERVAL_S,
             verification=config.ct_log.verification,
             final=each.log.final_tree_head,
             mmd_s=each.log.mmd_s,

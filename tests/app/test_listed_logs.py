@@ -181,3 +181,16 @@ async def test_a_protocol_that_is_off_takes_no_log_of_the_lists(tmp_path: Path) 
             await it.until(lambda: it.names() == ["Log 1"])
             await it.configure(ct_log={"state_file": str(tmp_path / "state.json"), "rfc6962_enabled": False})
             assert it.names() == []
+
+
+async def test_a_log_that_takes_no_more_has_its_end_and_is_looked_at_once_a_minute(tmp_path: Path) -> None:
+    final = {"tree_size": 7, "sha256_root_hash": text(bytes(32))}
+    readonly = {"readonly": {"timestamp": "2026-01-01T00:00:00Z", "final_tree_head": final}}
+    over = {"start_inclusive": "1971-01-01T00:00:00Z", "end_exclusive": "1972-01-01T00:00:00Z"}
+    async with following(tmp_path) as it:
+        it.publisher.publish(classic(1, state=readonly), classic(2, temporal_interval=over), classic(3))
+        await it.configure()
+        async with running(it):
+            await it.until(lambda: len(it.wanted) == 3)
+    assert [log.poll_interval_s for log in it.wanted] == [60, 60, None]
+    assert [None if log.final is None else log.final.tree_size for log in it.wanted] == [7, None, None]

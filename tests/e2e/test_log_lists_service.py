@@ -334,3 +334,14 @@ async def test_a_log_that_says_enforce_without_a_known_key_stops_the_start(
     async with Service(tmp_path, options, ()) as service:
         await service.until(lambda line: line.get("log") == "mine" and line.get("position") is not None)
         assert len(publisher.requests) == requests, "no list is asked where nothing is verified"
+
+
+@pytest.mark.parametrize("flag", ["--demo", "--dry-run"])
+async def test_a_demo_and_a_dry_run_ask_no_list(start_service: StartService, publisher: Publisher, flag: str) -> None:
+    service = await start_service(listing(publisher, log_lists={"enabled": True}), flag)
+    health = await service.health()
+    assert health["lists"] == []
+    assert followed(health) == ([] if flag == "--dry-run" else ["demo-rfc6962", "demo-static-ct"])
+    assert (await service.stop())[0] == 0
+    assert publisher.requests == []
+    assert not (service.directory / KEPT).exists()
