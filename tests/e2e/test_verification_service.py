@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import signal
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,8 +16,8 @@ from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
 from tests.e2e.archive_service_support import eventually
-from tests.e2e.command_support import MAIN
-from tests.e2e.e2e_support import Service, Simulate, StartService
+from tests.e2e.command_support import MAIN, run
+from tests.e2e.e2e_support import PATIENCE_S, Service, Simulate, StartService
 from tests.e2e.verification_support import evidence, kinds_of, until_at, until_health, verifying
 
 MODES: Final = ("warn", "enforce")
@@ -198,3 +200,42 @@ def _rewrite(service: Service, **ct_log: str) -> None:
         assert f"{name}: warn" in text
         text = text.replace(f"{name}: warn", f"{name}: {value}")
     path.write_text(text)
+
+
+async def test_the_demo_verifies_its_logs(start_service: StartService) -> None:
+    service = await start_service({}, "--demo")
+    logs = await until_health(service, lambda logs: all((log["position"] or 0) >= 100 for log in logs.values()))
+    assert {(log["verification"], log["suspect"], log["tainted_entries"]) for log in logs.values()} == {
+        ("warn", False, 0)
+    }
+    async with asyncio.timeout(PATIENCE_S):
+        while len(await _verified_positions(service)) < 2:  # noqa: ASYNC110 - a metric tells nobody
+            await asyncio.sleep(0.05)
+
+
+async def _verified_positions(service: Service) -> list[float]:
+    """Those above 0, NaN stands for none."""
+    _, text = await service.get("/metrics")
+    found = re.findall(r"^certstream_log_verified_position\{[^}]*\} (\S+)$", text, re.MULTILINE)
+    return [float(value) for value in found if float(value) >= 100]
+
+
+async def test_a_log_without_a_key_is_read_unverified_or_refused(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"rfc6962"}, initial=60, seed=8)
+    server = await simulate(log)
+    options = verifying(server.infos(), "warn")
+    del options["custom_logs"][0]["key"]
+    service = await start_service(options)
+    logs = await until_at(service, 60, "log rfc6962")
+    assert logs["log rfc6962"]["verification"] == "unverified"
+    line = await service.until(lambda line: line["event"].startswith("logs are read unverified"))
+    assert line["logs"] == "log rfc6962"
+    assert (await service.stop())[0] == 0
+    options["custom_logs"][0]["verification"] = "enforce"
+    refused = await run(tmp_path, options)
+    assert refused.code == 1
+    said = " ".join(line["event"] + str(line) for line in refused.lines)
+    assert "log rfc6962" in said
+    assert "verification: off" in said
