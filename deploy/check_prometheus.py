@@ -28,7 +28,7 @@ import yaml
 DEPLOY: Final = Path(__file__).resolve().parent
 PATIENCE_S: Final = 90.0
 VARIABLES: Final = {"$__rate_interval": "30s", "$instance": ".*", "$log": ".*"}
-# What a demo that is well has nothing of: failures of logs, ends of jobs, TLS, log lists; and what is looked at once a minute.
+# What a demo that is well has nothing of: failures of logs, ends of jobs, TLS, log lists; and what is looked at slowly.
 MAY_BE_EMPTY: Final = re.compile(
     r"certstream_log_errors_total|certstream_tls_|certstream_archive_|certstream_log_list_"
     r"|_last_success_timestamp_seconds\{[^}]*\} > 0|^changes\("
