@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 import structlog
@@ -92,7 +92,7 @@ class Tailer:
         self._metrics = metrics
         self._settings = settings or TailSettings()
         self._clock = clock or Clock()
-        self._delivery = LogDelivery(client.log, self._waits, metrics, self._clock, share)
+        self._delivery = LogDelivery(client.log, self._waits, metrics, self._clock, self._patient(share))
         self._condition = Condition(self._settings)
         self._position = position
         self._start = start
@@ -293,6 +293,12 @@ class Tailer:
         assert self._position is not None
         self._advance(self._position, self._heads.tree_size)
         self._set_gauges()
+
+    def _patient(self, share: ShareSettings | None) -> ShareSettings:
+        """A log that is looked at once a minute, say, is not missed before that."""
+        share = share or ShareSettings()
+        longest_s = max(self._settings.poll_interval_s, self._settings.idle_poll_max_s)
+        return replace(share, unseen_s=max(share.unseen_s, 2 * longest_s))
 
     def _set_gauges(self) -> None:
         self._metrics.position.set(self._position or 0)

@@ -10,6 +10,7 @@ import pytest
 from certstream.client.waits import Waits
 from certstream.ct.types import EntryBatch, LogKind
 from certstream.delivery_metrics import DelayCause
+from certstream.live.condition import TailSettings
 from certstream.live.share import LogShare
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
@@ -82,6 +83,22 @@ async def test_a_log_that_fails_is_not_polled_and_taken_to_grow_on(kind: LogKind
                 follower.tailer.measure(0.0)
         assert follower.share.share < 0.7
         assert follower.share.cause == "not_polled"
+
+
+async def test_a_log_that_is_looked_at_rarely_is_read_in_time() -> None:
+    log = SimulatedLog("followed", seed=9, initial=256)
+    shares = set()
+    async with reading(log) as reader:
+        follower = Follower(reader, log, "rfc6962", settings=TailSettings(poll_interval_s=120))
+        async with follower.running():
+            while reader.time.now_s < 4_000:
+                await follower.until(lambda now=reader.time.now_s: reader.time.now_s > now)  # type: ignore[misc]
+                log.grow(100)
+                for _ in range(2):
+                    follower.tailer.measure(0.0)
+                    reader.time.now_s += 10
+                shares.add(follower.tailer.status().share)
+    assert {share.share for share in shares if share is not None} == {1.0}
 
 
 async def test_entries_that_wait_for_their_tile_to_fill_are_not_late() -> None:
