@@ -1,8 +1,9 @@
 """The pace of requests to one operator, shared by all of its logs.
 
-There is none until one is configured or a 429 comes. Then a token bucket holds: a 429 halves its rate, time
-without one raises it again, up to what is configured, or until it stands clear of what the operator refused.
-A Retry-After holds all requests to the operator.
+There is none until one is configured or the operator refuses (429) more than now and then. Then a token bucket holds:
+a refusal halves its rate, time without one raises it again, up to what is configured, or until it stands clear of what
+the operator refused. A 429 that comes now and then, at whatever pace, is waited out and no more: to slow down for it
+would end where nothing is read. A Retry-After holds all requests to the operator.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ MAX_UNASKED_PAUSE_S: Final = 30.0
 RECOVERY_S: Final = 10.0  # without a 429, until the rate rises by RECOVERY_FACTOR
 RECOVERY_FACTOR: Final = 1.25
 RELEASE_FACTOR: Final = 4.0  # an unconfigured limit ends at this multiple of the rate that was refused
+_SPORADIC_SHARE: Final = 0.12  # of the last _OUTCOMES answers
+_OUTCOMES: Final = 100
 _BURST_S: Final = 0.5  # the bucket holds what this time brings, at least one token
 _MEASURED_S: Final = 2.0  # that the refused rate is measured over: idle polls before it say nothing
 _MEASURED: Final = 4096  # requests in that time that are counted at most
@@ -38,6 +41,7 @@ class PaceSettings:
     # Requests at a time to one operator, for all its logs together. Fewer than the logs that read at the same time
     # times ReadSettings.fetch_concurrency let that have no effect; see also FetchSettings.prefetch.
     in_flight: int = 16
+    sporadic: int = 3  # 429s that do not slow the pace, beyond a small share of the last answers
 
     def rate_of(self, operator: str) -> float | None:
         """The limit of requests per second to that operator, None for no limit."""
@@ -79,6 +83,7 @@ class Pacer:
         self._operator = operator
         self._configured = settings.rate_of(operator)
         self._clock = clock
+        self._sporadic = settings.sporadic
         self._slots = Slots(settings.in_flight)
         self._queue = asyncio.Lock()
         self._waiting: asyncio.Future[None] | None = None  # of the first in the queue, for its time
@@ -86,9 +91,10 @@ class Pacer:
         self._refused = 0.0  # requests per second when the last 429 came
         self._tokens = 1.0
         self._filled_at = self._changed_at = clock.monotonic()
-        self._resume_at = self._slowed_at = float("-inf")
+        self._resume_at = self._refused_at = self._slowed_at = float("-inf")
         self._refusals = 0  # 429s since the last answer that was none
         self._admitted: deque[float] = deque(maxlen=_MEASURED)
+        self._outcomes: deque[bool] = deque(maxlen=_OUTCOMES)  # of the last answers: whether it was a 429
 
     @property
     def rate_per_s(self) -> float | None:
@@ -107,6 +113,7 @@ class Pacer:
         self._rate = self._configured
         if is_slowed and before is not None:
             self._rate = before if self._configured is None else min(before, self._configured)
+        self._sporadic = settings.sporadic
         self._slots.resize(settings.in_flight)
         if self._waiting is not None:
             self._waiting.cancel()
@@ -125,19 +132,22 @@ class Pacer:
     def limited(self, admitted_at: float, retry_after_s: float | None) -> None:
         """A request admitted then was answered 429. Those of the same burst slow the pace once."""
         now = self._clock.monotonic()
-        if admitted_at >= self._slowed_at:
+        self._outcomes.append(True)
+        if admitted_at >= self._refused_at:
             self._refusals += 1
+            self._refused_at = now
+        if admitted_at >= self._slowed_at and not self._is_sporadic():
             self._slow_down(now)
         self._resume_at = max(self._resume_at, now + self._pause(retry_after_s))
         self._tokens, self._filled_at = 0.0, self._resume_at  # no burst right after the pause
 
     def answered(self, admitted_at: float) -> None:
         """A request admitted then was answered, and not by a 429."""
-        if admitted_at < self._slowed_at:
-            return
-        self._refusals = 0
+        self._outcomes.append(False)
+        if admitted_at >= self._refused_at:
+            self._refusals = 0
         now = self._clock.monotonic()
-        if self._rate is not None and now - self._changed_at >= RECOVERY_S:
+        if admitted_at >= self._slowed_at and self._rate is not None and now - self._changed_at >= RECOVERY_S:
             self._speed_up(now)
 
     async def _admission(self) -> float:
@@ -172,6 +182,9 @@ class Pacer:
         self._tokens = max(0.0, self._tokens - 1)
         self._admitted.append(now)
         return now
+
+    def _is_sporadic(self) -> bool:
+        return sum(self._outcomes) <= self._sporadic + _SPORADIC_SHARE * len(self._outcomes)
 
     def _slow_down(self, now: float) -> None:
         current = self._measured_rate(now)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from certstream.client.http import FetchSettings, HttpClient, parse_retry_after
+from certstream.client.pacing import PaceSettings
 from certstream.ct.types import LogInfo
 from certstream.errors import FetchError, RateLimitedError
 from certstream.metrics import Metrics
@@ -44,7 +45,7 @@ async def served(handler: Handler) -> AsyncIterator[LogInfo]:
 
 
 @asynccontextmanager
-async def client(**settings: float | str) -> AsyncIterator[HttpClient]:
+async def client(**settings: float | str | PaceSettings) -> AsyncIterator[HttpClient]:
     time = FakeTime()
     time.offset_s = NOW_S - time.now_s
     async with HttpClient(FetchSettings(**settings), Metrics(), time.clock) as http:  # type: ignore[arg-type]
@@ -193,7 +194,7 @@ async def test_an_operator_that_answers_otherwise_than_429_is_no_longer_slowed(
     async def handler(request: web.Request) -> web.StreamResponse:
         return await answers.pop(0)(request)
 
-    async with served(handler) as log, client() as http:
+    async with served(handler) as log, client(pace=PaceSettings(sporadic=0)) as http:
         pacer = http.pacing.of("op")
         with pytest.raises(RateLimitedError):
             await http.get(log, "a")
@@ -217,7 +218,7 @@ async def test_an_operator_that_does_not_answer_stays_slowed() -> None:
         request.transport.close()
         return web.Response()
 
-    async with served(handler) as log, client() as http:
+    async with served(handler) as log, client(pace=PaceSettings(sporadic=0)) as http:
         with pytest.raises(RateLimitedError):
             await http.get(log, "a")
         for _ in range(30):

@@ -24,7 +24,7 @@ def time() -> FakeTime:
 
 
 def limit(rate_per_s: float | None, in_flight: int = 16) -> PaceSettings:
-    return PaceSettings(default_rate_per_s=rate_per_s, in_flight=in_flight)
+    return PaceSettings(default_rate_per_s=rate_per_s, in_flight=in_flight, sporadic=0)
 
 
 async def request(pacer: Pacer) -> float:

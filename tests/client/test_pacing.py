@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from random import Random
 
 import pytest
 
@@ -27,7 +28,9 @@ def time() -> FakeTime:
 def make_pacer(time: FakeTime, **settings: float) -> Pacer:
     limit = settings.get("rate_per_s")
     in_flight = int(settings.get("in_flight", 16))
-    return Pacer(PaceSettings(default_rate_per_s=limit, in_flight=in_flight), "op", time.clock)
+    sporadic = int(settings.get("sporadic", 0))
+    settings_of = PaceSettings(default_rate_per_s=limit, in_flight=in_flight, sporadic=sporadic)
+    return Pacer(settings_of, "op", time.clock)
 
 
 async def request(pacer: Pacer) -> float:
@@ -123,6 +126,30 @@ async def test_a_429_halves_the_rate_that_was_refused(time: FakeTime) -> None:
     for _ in range(10):
         last = await request(pacer)
     assert last - start == pytest.approx(1.0, rel=0.05)
+
+
+async def test_429s_now_and_then_pause_and_do_not_slow_the_pace(time: FakeTime) -> None:
+    pacer = make_pacer(time, sporadic=3)
+    chance = Random(1)
+    for _ in range(2_000):
+        admitted = await request(pacer)
+        time.now_s += 0.05
+        if chance.random() < 0.05:
+            pacer.limited(admitted, None)
+            assert 0 < pacer.paused_s <= 2
+        else:
+            pacer.answered(admitted)
+        assert pacer.rate_per_s is None
+
+
+async def test_429s_in_a_row_slow_the_pace_after_the_first_few(time: FakeTime) -> None:
+    pacer = make_pacer(time, sporadic=3)
+    rates = []
+    for _ in range(5):
+        pacer.limited(await request(pacer), 1.0)
+        rates.append(pacer.rate_per_s)
+    assert rates[:3] == [None] * 3
+    assert None not in rates[3:]
 
 
 async def test_429s_of_one_burst_slow_the_pace_once(time: FakeTime) -> None:

@@ -141,16 +141,18 @@ class Service:
         return document
 
     @asynccontextmanager
-    async def listen(self, path: str = "/", headers: Mapping[str, str] | None = None) -> AsyncIterator[Listener]:
+    async def listen(
+        self, path: str = "/", headers: Mapping[str, str] | None = None, listener: type[Listener] | None = None
+    ) -> AsyncIterator[Listener]:
         """Connect a WebSocket client."""
         async with connect(
             f"ws://{self.url}{path}", max_size=None, max_queue=None, ping_interval=None, additional_headers=headers
         ) as connection:
-            listener = Listener(connection)
+            client = (listener or Listener)(connection)
             try:
-                yield listener
+                yield client
             finally:
-                await listener.close()
+                await client.close()
 
 
 class Listener:
@@ -185,16 +187,16 @@ class Listener:
                 self.domains.append(message["data"])
             self._changed.notify_all()
 
-    async def until(self, enough: Callable[[], bool]) -> None:
+    async def until(self, enough: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
         """Wait until what was read is enough."""
-        async with asyncio.timeout(PATIENCE_S), self._changed:
+        async with asyncio.timeout(patience_s), self._changed:
             while not enough():
                 assert not self.ended.is_set(), "the stream ended before that"
                 await self._changed.wait()
 
-    async def until_index(self, log: str, last: int) -> None:
+    async def until_index(self, log: str, last: int, patience_s: float = PATIENCE_S) -> None:
         """Wait for the message of index `last`."""
-        await self.until(lambda: bool(self.messages[log]) and self.messages[log][-1]["cert_index"] >= last)
+        await self.until(lambda: bool(self.messages[log]) and self.messages[log][-1]["cert_index"] >= last, patience_s)
 
     async def close(self) -> None:
         self._task.cancel()
