@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from certstream.client.base import LogClient, Readable
 from certstream.client.waits import Waits
@@ -11,6 +12,8 @@ from certstream.ct.edge import TreeEdge
 from certstream.ct.types import EntryBatch, LogInfo, TreeHead
 from certstream.errors import LogMisbehaviourError
 from certstream.evidence import Case
+
+_LOOK_S: Final = 2.0  # until it is looked again whether what was read up to the bound is proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class BoundedClient:
         self._stop = stop
         self._final = final
         self._is_noted = False
+        self._is_compared = final is None  # what was read up to the bound, or a head of that size
         self._tree_size = 0  # of the log's largest head
 
     @property
@@ -67,7 +71,7 @@ class BoundedClient:
         # What is believed beyond the bound is the log's own size: its heads are what entries are proven under
         believed = max(tree_size, self._tree_size) if tree_size >= self._stop else tree_size
         readable = self._client.readable(position, believed)
-        return readable if readable.stop < self._stop else Readable(self._stop, None)
+        return readable if readable.stop < self._stop else Readable(self._stop, None if self._is_compared else _LOOK_S)
 
     def forget(self) -> None:
         """Keep nothing of what was downloaded, see LogClient."""
@@ -85,7 +89,7 @@ class BoundedClient:
             self._check(edge.root(), [])
 
     def _check(self, root_hash: bytes, heads: list[TreeHead]) -> None:
-        final = self._final
+        final, self._is_compared = self._final, True
         if final is None or root_hash == final.root_hash:
             return
         error = f"{self.log.name}: another root than that of its final tree head of {self._stop} entries"
