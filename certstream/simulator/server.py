@@ -104,6 +104,8 @@ class SimulatorServer:
             return await serve(http, log, faults, lambda: _answer(log, content, request, faults))
         except RefusedError as exc:
             return web.Response(status=exc.status, text=f"{exc}\n")
+        except ConnectionResetError:  # the client has had enough of what was being written
+            return web.Response()
 
     def _route(self, path: str) -> tuple[SimulatedLog, LogKind, str]:
         name, _, below = path[1:].partition("/")

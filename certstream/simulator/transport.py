@@ -31,7 +31,10 @@ _BINARY = "application/octet-stream"
 async def serve(
     http: web.BaseRequest, log: SimulatedLog, faults: list[Fault], answer: Callable[[], Answer]
 ) -> web.StreamResponse:
-    """Answer with what `answer` gives, unless a fault answers before; raises what it raises."""
+    """Answer with what `answer` gives, unless a fault answers before; raises what it raises.
+
+    Raises ConnectionResetError where the client leaves in the middle of the body.
+    """
     for fault in faults:
         if fault.kind == FaultKind.STALL:
             await _stall(log, fault)
@@ -99,9 +102,8 @@ async def _huge(http: web.BaseRequest) -> web.StreamResponse:
     begun = web.StreamResponse()
     begun.enable_chunked_encoding()
     await begun.prepare(http)
-    with suppress(ConnectionResetError):  # the client has had enough
-        for _ in range(_HUGE_BYTES // len(_CHUNK)):
-            await begun.write(_CHUNK)
+    for _ in range(_HUGE_BYTES // len(_CHUNK)):
+        await begun.write(_CHUNK)
     return begun
 
 
@@ -162,12 +164,11 @@ async def _drip(http: web.BaseRequest, log: SimulatedLog, response: web.Response
     assert isinstance(body, bytes)
     begun = await _begun(http, response, len(body))
     sent = 0
-    with suppress(ConnectionResetError):
-        while fault in log.faults and sent < len(body):
-            await begun.write(body[sent : sent + 1])
-            sent += 1
-            await asyncio.sleep(_DRIP_S if fault.seconds is None else fault.seconds)
-        await begun.write(body[sent:])
+    while fault in log.faults and sent < len(body):
+        await begun.write(body[sent : sent + 1])
+        sent += 1
+        await asyncio.sleep(_DRIP_S if fault.seconds is None else fault.seconds)
+    await begun.write(body[sent:])
     return begun
 
 

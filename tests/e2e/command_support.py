@@ -99,12 +99,12 @@ class Command:
                 await self._changed.wait()
         return found[0]
 
-    async def ended(self) -> Ended:
+    async def ended(self, patience_s: float = PATIENCE_S) -> Ended:
         """Wait for its end."""
         assert self._process is not None
         assert self._process.stdout is not None
         assert self._stderr is not None
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             stdout = await self._process.stdout.read()
             await self._stderr
             code = await self._process.wait()
