@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import yaml
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
 
 from certstream.ct.types import LogKind
 from certstream.simulator.faults import Fault, FaultKind
@@ -262,7 +263,7 @@ class World:
                 ) as ws:
                     client = _Checking(ws)
                     await client.ended.wait()
-            except OSError:
+            except (OSError, WebSocketException):
                 await asyncio.sleep(0.2)
             finally:
                 if client is not None:
@@ -275,8 +276,7 @@ class World:
         assert self._service is not None
         pid = self._service.pid
         try:
-            files, threads = (sum(1 for _ in Path(f"/proc/{pid}/{each}").iterdir()) for each in ("fd", "task"))
-            self.samples.append(Sample(self._runs, rss_bytes(pid), files, threads))
+            self.samples.append(Sample(self._runs, rss_bytes(pid), _count(pid, "fd"), _count(pid, "task")))
         except (OSError, StopIteration):  # it has just been killed
             return
         sample, entries = self.samples[-1], sum(log.tree_size for log in self.logs.values())
@@ -314,6 +314,11 @@ class World:
 
 def _modes() -> list[tuple[int, str]]:
     return [(1, "enforce"), (2, "enforce"), (1, "warn")]
+
+
+def _count(pid: int, what: str) -> int:
+    """Open files or threads of a process."""
+    return sum(1 for _ in Path(f"/proc/{pid}/{what}").iterdir())
 
 
 def _end(log: SimulatedLog, faults: list[Fault]) -> None:
