@@ -42,7 +42,7 @@ BREAKS_ITS_TILE = (
     "static",
 )  # read up to the break and not beyond: nothing contradicts the tree
 GROWN = 100  # entries at a time; three of them go over the end of a tile
-MORE_BYTES = 160 << 20  # that the service may have kept after all faults
+MORE_BYTES = 256 << 20  # that the service may hold on to after all of that: what 64 MiB answers leave in its heap
 PEAK_BYTES = 400 << 20  # that it may have needed on top while huge answers and all others came at the same time
 
 
