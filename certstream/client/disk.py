@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
+
+from certstream.client.hanging import begin, outcome
 
 PATIENCE_S: Final = 10.0
 
@@ -28,22 +28,5 @@ class Disk:
         """What `work` returns or raises; raises TimeoutError, which is an OSError, where the disk does not answer."""
         if self._latest is not None and not self._latest.done():
             raise TimeoutError("the disk has not answered since an earlier attempt")
-        result: Future[T] = Future()
-        result.set_running_or_notify_cancel()  # so that whoever waits may be cancelled, and this may not
-        threading.Thread(target=_work, args=(work, result), name="disk", daemon=True).start()
-        waiting = asyncio.wrap_future(result)
-        try:
-            done, _ = await asyncio.wait([waiting], timeout=self._patience_s)
-            if done:
-                return waiting.result()
-        finally:
-            waiting.cancel()
-            self._latest = result
-        raise TimeoutError(f"the disk does not answer within {self._patience_s:.0f} s")
-
-
-def _work(work: Callable[[], T], result: Future[T]) -> None:
-    try:
-        result.set_result(work())
-    except Exception as exc:  # noqa: BLE001 -- raised where somebody waits for it
-        result.set_exception(exc)
+        result = self._latest = begin(work, "disk")
+        return await outcome(result, self._patience_s, f"the disk does not answer within {self._patience_s:.0f} s")

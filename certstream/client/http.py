@@ -21,6 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from certstream import __version__
 from certstream.client.clock import Clock
 from certstream.client.inflate import BodyBuffer
+from certstream.client.names import NameResolver
 from certstream.client.pacing import PaceSettings, Pacing
 from certstream.client.waits import Waits
 from certstream.ct.types import LogInfo
@@ -142,7 +143,9 @@ class HttpClient:
         proxies = getproxies()
         self._session = aiohttp.ClientSession(
             # Bounds are the pacers' business; here a limit would only queue one operator behind another.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=_DNS_TTL_S),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=_DNS_TTL_S, resolver=NameResolver()
+            ),
             headers={"Accept-Encoding": "gzip"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # BodyBuffer inflates, so that the cap holds for what comes out
