@@ -25,7 +25,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from certstream.app.backfill import Tables
-from certstream.app.coverage import CoverageReader
+from certstream.app.coverage.reader import CoverageReader
 from certstream.archive.datafile import new_path
 from certstream.archive.table import Table
 from certstream.intervals import Intervals

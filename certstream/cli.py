@@ -110,7 +110,7 @@ def _run_command(command: Command, flags: argparse.Namespace, start: Start) -> i
     loaded = _load(flags)
     start.check()
     if command == "list_logs":
-        from certstream.app.list_logs_command import list_logs  # without the archive's libraries
+        from certstream.app.lists.command import list_logs  # without the archive's libraries
 
         with start.interrupting():
             return list_logs(loaded, as_json=flags.json)

@@ -135,13 +135,13 @@ _APP_WITH_ARCHIVE = (
     "archive",
     "backfill",
     "commands",
-    "coverage",
-    "coverage_watch",
+    "coverage.reader",
+    "coverage.watch",
     "jobs",
     "merge",
     "reread",
     "upkeep",
-    "verify",
+    "verification.command",
 )
 WITH_ARCHIVE = {f"certstream.app.{name}" for name in _APP_WITH_ARCHIVE}
 

@@ -19,13 +19,13 @@ from certstream.app.backfill import (
     retry_settings,
     write_settings,
 )
-from certstream.app.coverage_watch import CoverageWatch
+from certstream.app.coverage.watch import CoverageWatch
 from certstream.app.jobs import Jobs, job_logs
-from certstream.app.proven import ProvenRows
 from certstream.app.reread import Rereader
 from certstream.app.settings import backfill_fetch_settings, log_client
 from certstream.app.upkeep import UpkeepTask
-from certstream.app.verification import Verifying
+from certstream.app.verification.proven import ProvenRows
+from certstream.app.verification.verifying import Verifying
 from certstream.archive.commit import Committer
 from certstream.archive.merge.staging import check_staging
 from certstream.archive.shown import shown_entries

@@ -15,7 +15,7 @@ import pyarrow as pa
 import structlog
 
 from certstream.app.settings import backfill_fetch_settings, log_client
-from certstream.app.verification import Verifying
+from certstream.app.verification.verifying import Verifying
 from certstream.archive import storage
 from certstream.archive.commit import Committer
 from certstream.archive.coverage import Coverage, grouped

@@ -24,17 +24,17 @@ from certstream.app.backfill import (
     survey,
     write_settings,
 )
-from certstream.app.coverage import CoverageReader
-from certstream.app.log_keys import command_logs, refuse_without_keys
-from certstream.app.log_lists import follows_lists
+from certstream.app.coverage.reader import CoverageReader
+from certstream.app.lists.log_keys import command_logs, refuse_without_keys
+from certstream.app.lists.sources import follows_lists
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.owners import refuse_as_root
 from certstream.app.settings import FollowedLog, configured_logs
 from certstream.app.threads import in_thread
-from certstream.app.trust import evidence_directory
 from certstream.app.upkeep import maintained
-from certstream.app.verification import Verifying, command_verifying, say_unverified
-from certstream.app.verify import verify_archive
+from certstream.app.verification.command import verify_archive
+from certstream.app.verification.trust import evidence_directory
+from certstream.app.verification.verifying import Verifying, command_verifying, say_unverified
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge import staging as staging_tables
 from certstream.archive.storage import local_path

@@ -22,11 +22,11 @@ from certstream.app.backfill import (
     survey,
     write_settings,
 )
-from certstream.app.log_lists import follows_lists
+from certstream.app.lists.sources import follows_lists
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.settings import backfill_fetch_settings
 from certstream.app.threads import in_thread
-from certstream.app.verification import Verifying
+from certstream.app.verification.verifying import Verifying
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge.staging import check_staging
 from certstream.backfill.buffer import RunSize

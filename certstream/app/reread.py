@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from certstream.app.proven import ProvenRows
+from certstream.app.verification.proven import ProvenRows
 from certstream.archive.sink.buffer import PackedRows
 from certstream.archive.sink.sink import Sink
 from certstream.backfill.fetch import Hold, LogFetcher, RetrySettings

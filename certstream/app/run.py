@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 import uvloop
 
-from certstream.app.log_lists import follows_lists
+from certstream.app.lists.sources import follows_lists
 from certstream.app.service import Service, Wanted
 from certstream.app.settings import FollowedLog, configured_logs
 from certstream.config import BackfillConfig, Config, LoadedConfig

@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import structlog
 
 from certstream import __version__
-from certstream.app.altered import AlteredPrecertificates
 from certstream.app.delivery import DeliveryWatch
 from certstream.app.following import Following
 from certstream.app.leaving import leave_in_time
-from certstream.app.listed_logs import ListedLogs
-from certstream.app.log_keys import refuse_without_keys
-from certstream.app.log_lists import list_figures, list_health
+from certstream.app.lists.listed_logs import ListedLogs
+from certstream.app.lists.log_keys import refuse_without_keys
+from certstream.app.lists.sources import list_figures, list_health
 from certstream.app.notify import ServiceManager, status_line
 from certstream.app.orphans import reap_orphans
 from certstream.app.owners import refuse_as_root
-from certstream.app.proven import proven_rows
-from certstream.app.rechecking import Rechecking
 from certstream.app.reload.reloader import Reloader
 from certstream.app.settings import (
     FollowedLog,
@@ -38,7 +35,10 @@ from certstream.app.settings import (
     serve_options,
     stream_kinds,
 )
-from certstream.app.trust import Trustees, evidence_directory
+from certstream.app.verification.altered import AlteredPrecertificates
+from certstream.app.verification.proven import proven_rows
+from certstream.app.verification.rechecking import Rechecking
+from certstream.app.verification.trust import Trustees, evidence_directory
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
 from certstream.config import Config, LoadedConfig
@@ -144,7 +144,7 @@ class Service:
 
     def _archive_parts(self) -> ArchiveParts:
         from certstream.app.archive import ArchiveParts  # and its libraries, which streaming alone does not need
-        from certstream.app.verification import Verifying
+        from certstream.app.verification.verifying import Verifying
 
         return ArchiveParts(
             self._config,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from certstream.app.archive import ArchiveParts
-from certstream.app.proven import ProvenRows
-from certstream.app.verification import Verifying
+from certstream.app.verification.proven import ProvenRows
+from certstream.app.verification.verifying import Verifying
 from certstream.config import Config
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from certstream.app.proven import ProvenRows
 from certstream.app.reread import Rereader
+from certstream.app.verification.proven import ProvenRows
 from certstream.archive.commit import Committer
 from certstream.archive.sink.buffer import PackedRows
 from certstream.archive.sink.sink import Sink

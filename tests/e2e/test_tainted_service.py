@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from certstream.app.recheck import DIFFERS
+from certstream.app.verification.recheck import DIFFERS
 from certstream.intervals import Intervals
 from certstream.ledger import Ledger, ledger_beside
 from certstream.simulator.faults import Fault, FaultKind

@@ -11,8 +11,8 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from certstream.app.listed_logs import asked_of, wish_of
-from certstream.app.log_lists import follows_lists
+from certstream.app.lists.listed_logs import asked_of, wish_of
+from certstream.app.lists.sources import follows_lists
 from certstream.app.reload.live import is_live, is_taken_over
 from certstream.app.settings import configured_logs, live_settings
 from certstream.config import Config, load_config

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 import uvloop
 
-from certstream.app.log_lists import asks_lists, follows_lists, lack_keys, listed_logs, log_lists
+from certstream.app.lists.sources import asks_lists, follows_lists, lack_keys, listed_logs, log_lists
 from certstream.app.settings import FollowedLog, configured_logs, fetch_settings
 from certstream.client.http import HttpClient
 from certstream.config import Config

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from certstream.app.beginnings import Beginnings
+from certstream.app.lists.beginnings import Beginnings
 from certstream.ct.log_choice import ChosenLog, NamedList, Selection, choose_logs
 from certstream.state import StateStore
 from tests.ct.log_list_support import classic, listed

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from certstream.app.altered import AlteredPrecertificates
 from certstream.app.settings import FollowedLog
+from certstream.app.verification.altered import AlteredPrecertificates
 from certstream.backfill.verify import Verification
 from certstream.client.http import HttpClient
 from certstream.client.proofs import prover

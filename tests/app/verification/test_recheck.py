@@ -11,9 +11,18 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from certstream.app.proven import ProvenRows
-from certstream.app.recheck import DIFFERS, NOT_ARCHIVED, NOT_KEPT, NOT_READ, Archived, Rechecker, Shown, Source
-from certstream.app.streamed import StreamedLeaves
+from certstream.app.verification.proven import ProvenRows
+from certstream.app.verification.recheck import (
+    DIFFERS,
+    NOT_ARCHIVED,
+    NOT_KEPT,
+    NOT_READ,
+    Archived,
+    Rechecker,
+    Shown,
+    Source,
+)
+from certstream.app.verification.streamed import StreamedLeaves
 from certstream.certs.batch import UPDATE_TYPES, decode
 from certstream.certs.hexadecimal import colon_hex
 from certstream.client.base import LogClient, ReadSettings

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from structlog.testing import capture_logs
 
-from certstream.app.altered import AlteredPrecertificates
+from certstream.app.verification.altered import AlteredPrecertificates
 from certstream.certs.batch import decode
 from certstream.ct.rfc6962 import frame_entries
 from certstream.ct.types import PRECERT_ENTRY, EntryBatch, LogInfo

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import uvloop
 
-from certstream.app.list_logs import logs_json, logs_text
-from certstream.app.log_keys import with_keys
-from certstream.app.log_lists import asks_lists, follows_lists, is_kind_followed, log_lists
+from certstream.app.lists.list_logs import logs_json, logs_text
+from certstream.app.lists.log_keys import with_keys
+from certstream.app.lists.sources import asks_lists, follows_lists, is_kind_followed, log_lists
 from certstream.app.settings import configured_logs, fetch_settings
 from certstream.client.http import HttpClient
 from certstream.client.log_list import LogLists

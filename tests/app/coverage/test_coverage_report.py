@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from certstream.app.coverage_report import CoverageReport, LogCoverage
+from certstream.app.coverage.report import CoverageReport, LogCoverage
 from certstream.intervals import Intervals
 
 NOTHING = Intervals()
@@ -113,7 +113,7 @@ def test_the_json_is_complete() -> None:
 
 
 def test_every_word_of_the_report_is_explained() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "verification.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "verification.md").read_text()
     for kind in json.loads(report(staging=Path("/staging")).json())["totals"]:
         assert f"\n| {kind} | " in page
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from certstream.app.evidence_desk import EvidenceDesk
+from certstream.app.verification.evidence_desk import EvidenceDesk
 from certstream.ct.types import LogInfo, TreeHead
 from certstream.evidence import Case
 

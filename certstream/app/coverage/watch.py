@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 
 from certstream.app.backfill import Ceiling, Tables
-from certstream.app.coverage import CoverageReader
-from certstream.app.coverage_report import CoverageReport, LogCoverage
+from certstream.app.coverage.reader import CoverageReader
+from certstream.app.coverage.report import CoverageReport, LogCoverage
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive_metrics import COVERAGE_KINDS, CoverageMetrics
 from certstream.ct.types import LogInfo

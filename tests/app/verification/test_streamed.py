@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from certstream.app.streamed import StreamedLeaves
+from certstream.app.verification.streamed import StreamedLeaves
 from certstream.ct.types import LogInfo
 
 LOG = LogInfo("log", "https://log.example/", "rfc6962", "example")

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Self
 
-from certstream.app.recheck import Archived, Rechecker, Source
-from certstream.app.recheck import Rows as TaintedRows
 from certstream.app.settings import backfill_fetch_settings, log_client
-from certstream.app.trust import Trustees
+from certstream.app.verification.recheck import Archived, Rechecker, Source
+from certstream.app.verification.recheck import Rows as TaintedRows
+from certstream.app.verification.trust import Trustees
 from certstream.client.base import ReadSettings
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from certstream.app.backfill import Ceiling, Tables
-from certstream.app.coverage import CoverageReader
-from certstream.app.coverage_report import LogCoverage
+from certstream.app.coverage.reader import CoverageReader
+from certstream.app.coverage.report import LogCoverage
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.dropped import Dropped
 from certstream.archive.table import Table

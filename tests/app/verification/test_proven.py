@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from certstream.app.proven import ProvenRows, proven_rows
+from certstream.app.verification.proven import ProvenRows, proven_rows
 from certstream.config import Config
 from certstream.intervals import Intervals
 from certstream.ledger import Ledger, Trust, ledger_beside

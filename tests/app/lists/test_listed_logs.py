@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from certstream.app.listed_logs import ListedLogs
+from certstream.app.lists.listed_logs import ListedLogs
 from certstream.app.settings import FollowedLog, configured_logs
 from certstream.config import Config
 from certstream.ct.signatures import spki_of

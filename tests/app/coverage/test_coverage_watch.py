@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from certstream.app.backfill import Ceiling, Tables
-from certstream.app.coverage_report import CoverageReport
-from certstream.app.coverage_watch import CoverageWatch
+from certstream.app.coverage.report import CoverageReport
+from certstream.app.coverage.watch import CoverageWatch
 from certstream.ct.types import LogInfo
 from certstream.errors import StorageError
 from certstream.intervals import Intervals

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from certstream.app.backfill import Ceiling, Tables
-from certstream.app.coverage_report import CoverageReport, LogCoverage
+from certstream.app.coverage.report import CoverageReport, LogCoverage
 from certstream.archive.coverage import Coverage
 from certstream.archive.dropped import Dropped
 from certstream.archive.table import Table

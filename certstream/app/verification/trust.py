@@ -12,10 +12,10 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 import structlog
 
-from certstream.app.bounds import bounded
-from certstream.app.evidence_desk import LOOK_S, EvidenceDesk
+from certstream.app.lists.bounds import bounded
 from certstream.app.settings import FollowedLog, LogRecipe
-from certstream.app.streamed import StreamedLeaves
+from certstream.app.verification.evidence_desk import LOOK_S, EvidenceDesk
+from certstream.app.verification.streamed import StreamedLeaves
 from certstream.client.base import LogClient
 from certstream.client.http import HttpClient
 from certstream.client.proofs import prover

@@ -12,9 +12,9 @@ from typing import Any, Final
 import pybase64
 import structlog
 
-from certstream.app.beginnings import Beginnings
-from certstream.app.log_keys import with_keys
-from certstream.app.log_lists import (
+from certstream.app.lists.beginnings import Beginnings
+from certstream.app.lists.log_keys import with_keys
+from certstream.app.lists.sources import (
     asks_lists,
     follows_lists,
     list_sources,

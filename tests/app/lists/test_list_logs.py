@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from certstream.app.list_logs import logs_json, logs_text
-from certstream.app.log_lists import APPLE_LIST, GOOGLE_LIST, list_sources, lists_directory, log_selection
+from certstream.app.lists.list_logs import logs_json, logs_text
+from certstream.app.lists.sources import APPLE_LIST, GOOGLE_LIST, list_sources, lists_directory, log_selection
 from certstream.client.http import FetchSettings, HttpClient
 from certstream.client.log_list import ListStatus, LogLists
 from certstream.client.log_list_source import ListSource

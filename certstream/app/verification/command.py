@@ -17,7 +17,7 @@ import structlog
 from certstream.app.backfill import retry_settings
 from certstream.app.settings import FollowedLog, backfill_fetch_settings, log_client
 from certstream.app.threads import in_thread
-from certstream.app.verification import Verifying
+from certstream.app.verification.verifying import Verifying
 from certstream.archive.compare import ArchivedRows
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.table import Table

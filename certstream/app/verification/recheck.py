@@ -16,7 +16,7 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 import structlog
 
-from certstream.app.streamed import StreamedLeaves
+from certstream.app.verification.streamed import StreamedLeaves
 from certstream.certs.batch import UPDATE_TYPES, decode
 from certstream.certs.hexadecimal import colon_hex
 from certstream.client.clock import Clock
