@@ -1,27 +1,42 @@
-"""The real process follows what a signed log list names, and what changes there."""
+"""The service follows what a signed log list names, and what changes there; mostly in the test's own process."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from certstream.errors import ConfigError
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.client.log_list_support import Publisher, publishing
 from tests.e2e.archive_service_support import eventually, stands_at, url_of
 from tests.e2e.command_support import run
 from tests.e2e.e2e_support import Service, Simulate, StartService
+from tests.e2e.in_process_support import InProcess, work_in
 from tests.e2e.log_list_support import LISTS, entry, listing, readonly
 from tests.e2e.test_hot_reload import edit
 
 ON = {"hot_reload": {"enabled": True}}
 KEPT = "log_lists"  # beside the state file
+
+
+@pytest.fixture
+async def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartService]:
+    """Start a service in this process, which ends with the test."""
+    work_in(tmp_path, monkeypatch)
+    async with AsyncExitStack() as stack:
+
+        async def start(options: Mapping[str, Any]) -> Service:
+            return await stack.enter_async_context(InProcess(tmp_path, options, ()))
+
+        yield start
 
 
 @pytest.fixture
@@ -54,7 +69,7 @@ async def test_a_configuration_without_logs_follows_the_lists_from_their_heads(
 ) -> None:
     a, b, c = (SimulatedLog(name, initial=10, seed=seed) for seed, name in enumerate("abc"))
     await simulate(a, b, c)
-    publisher.publish(entry(a), entry(b, "static"), entry(c, state={"retired": {}}))
+    publisher.publish(entry(a), entry(b, "static"), entry(c, state={"retired": {}}), version="7.5")
     service = await start_service(listing(publisher))
     for log in (a, b):
         await log_has_position(service, log)
@@ -65,17 +80,30 @@ async def test_a_configuration_without_logs_follows_the_lists_from_their_heads(
         await client.until_index("b", 309)
     assert (client.indices("a"), client.indices("b")) == (list(range(10, 15)), list(range(10, 310)))
     assert followed(await service.health()) == ["a", "b"]
+    await says_how_the_list_is_doing(service)
     assert (await service.stop())[0] == 0
     assert c.endpoints.total() == 0
 
 
+async def says_how_the_list_is_doing(service: Service) -> None:
+    (status,) = (await service.health())["lists"]
+    assert (status["name"], status["version"], status["signed"], status["logs"], status["last_error"]) == (
+        "ours", "7.5", True, 3, None,
+    )  # fmt: skip
+    metrics = (await service.get("/metrics"))[1]
+    assert 'certstream_log_list_logs{list="ours"} 3.0' in metrics
+    assert 'certstream_log_list_failures_total{list="ours"} 0.0' in metrics
+    (age,) = [line for line in metrics.splitlines() if line.startswith("certstream_log_list_age_seconds{")]
+    assert 0 <= float(age.split()[-1]) < 60
+
+
 async def test_a_log_that_appears_is_read_from_0_and_one_that_disappears_to_its_last_head(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     a, b, new = (SimulatedLog(name, initial=10, seed=seed) for seed, name in enumerate(("a", "b", "new")))
     await simulate(a, b, new)
     publisher.publish(entry(a), entry(b))
-    service = await start_service({**listing(publisher), **ON})
+    service = await begin({**listing(publisher), **ON})
     for log in (a, b):
         await log_has_position(service, log)
     async with service.listen() as client:
@@ -97,12 +125,12 @@ async def test_a_log_that_appears_is_read_from_0_and_one_that_disappears_to_its_
 
 
 async def test_a_log_that_appears_while_the_service_is_stopped_is_read_from_0(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     a, new = SimulatedLog("a", initial=10), SimulatedLog("new", initial=20, seed=1)
     await simulate(a, new)
     publisher.publish(entry(a))
-    service = await start_service(listing(publisher))
+    service = await begin(listing(publisher))
     await log_has_position(service, a)
     assert (await service.stop())[0] == 0
     publisher.publish(entry(a), entry(new))
@@ -114,12 +142,12 @@ async def test_a_log_that_appears_while_the_service_is_stopped_is_read_from_0(
 
 
 async def test_without_a_network_the_list_that_was_kept_is_followed(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     log = SimulatedLog("log", initial=10)
     await simulate(log)
     publisher.publish(entry(log))
-    service = await start_service(listing(publisher))
+    service = await begin(listing(publisher))
     await log_has_position(service, log)
     assert (await service.stop())[0] == 0
     assert list((service.directory / KEPT).iterdir())
@@ -131,12 +159,12 @@ async def test_without_a_network_the_list_that_was_kept_is_followed(
 
 
 async def test_ports_answer_while_no_list_can_be_had_and_its_logs_follow_when_it_comes(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     log = SimulatedLog("log", initial=10)
     await simulate(log)
     publisher.answers = [lambda: web.Response(status=404)]
-    service = await start_service({**listing(publisher), **ON})
+    service = await begin({**listing(publisher), **ON})
     await service.until(lambda line: line["event"] == "log list cannot be had")
     health = await service.health()
     assert (health["status"], health["logs"]) == ("degraded", [])
@@ -151,7 +179,7 @@ async def test_ports_answer_while_no_list_can_be_had_and_its_logs_follow_when_it
 
 
 async def test_a_readonly_log_is_read_to_its_final_tree_head_and_no_further(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     a, b = SimulatedLog("a", initial=20), SimulatedLog("b", initial=300, seed=1)
     await simulate(a, b)
@@ -160,7 +188,7 @@ async def test_a_readonly_log_is_read_to_its_final_tree_head_and_no_further(
     other = SimulatedLog("other", initial=1, seed=2)
     await simulate(other)
     publisher.publish(entry(other))
-    service = await start_service({**listing(publisher), **ON})
+    service = await begin({**listing(publisher), **ON})
     await log_has_position(service, other)
     publisher.publish(entry(other), readonly(a, 20, final_a), readonly(b, 270, final_b, "static"))
     await look_again(service, publisher, 61)
@@ -173,12 +201,12 @@ async def test_a_readonly_log_is_read_to_its_final_tree_head_and_no_further(
 
 
 async def test_the_position_of_a_log_goes_along_to_its_new_url(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     log = SimulatedLog("log", initial=10)
     await simulate(log)
     publisher.publish(entry(log))
-    service = await start_service({**listing(publisher), **ON})
+    service = await begin({**listing(publisher), **ON})
     await log_has_position(service, log)
     async with service.listen() as client:
         publisher.publish(entry(log, "static"))
@@ -197,13 +225,13 @@ async def test_the_position_of_a_log_goes_along_to_its_new_url(
 
 
 async def test_a_changed_selection_takes_logs_out_at_once_and_others_in_at_their_heads(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     a, b = SimulatedLog("a", initial=10), SimulatedLog("b", initial=20, seed=1)
     await simulate(a, b)
     publisher.publish(entry(a), entry(b))
     options = {**listing(publisher, log_lists={"exclude_names": ["b"]}), **ON}
-    service = await start_service(options)
+    service = await begin(options)
     await log_has_position(service, a)
     await edit(service, {**options, LISTS: {**options[LISTS], "exclude_names": ["a"]}})
     await log_has_position(service, b)
@@ -213,33 +241,13 @@ async def test_a_changed_selection_takes_logs_out_at_once_and_others_in_at_their
     assert service.state["logs"][url_of(b, "rfc6962")]["start_index"] == 20
 
 
-async def test_metrics_and_health_say_how_the_lists_are_doing(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
-) -> None:
-    log = SimulatedLog("log", initial=1)
-    await simulate(log)
-    publisher.publish(entry(log), version="7.5")
-    service = await start_service(listing(publisher))
-    await log_has_position(service, log)
-    (status,) = (await service.health())["lists"]
-    assert (status["name"], status["version"], status["signed"], status["logs"], status["last_error"]) == (
-        "ours", "7.5", True, 1, None,
-    )  # fmt: skip
-    metrics = (await service.get("/metrics"))[1]
-    assert 'certstream_log_list_logs{list="ours"} 1.0' in metrics
-    assert 'certstream_log_list_failures_total{list="ours"} 0.0' in metrics
-    (age,) = [line for line in metrics.splitlines() if line.startswith("certstream_log_list_age_seconds{")]
-    assert 0 <= float(age.split()[-1]) < 60
-    assert json.dumps(status)
-
-
 async def test_a_log_that_disappears_while_it_is_behind_is_read_to_its_last_head_and_not_beyond(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     a, b = SimulatedLog("a", initial=10), SimulatedLog("b", initial=10, seed=1)
     await simulate(a, b)
     publisher.publish(entry(a), entry(b))
-    service = await start_service({**listing(publisher), **ON})
+    service = await begin({**listing(publisher), **ON})
     for log in (a, b):
         await log_has_position(service, log)
     async with service.listen() as client:
@@ -260,12 +268,12 @@ async def test_a_log_that_disappears_while_it_is_behind_is_read_to_its_last_head
 
 
 async def test_for_want_of_the_list_no_log_is_left(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     log = SimulatedLog("log", initial=10)
     await simulate(log)
     publisher.publish(entry(log))
-    service = await start_service({**listing(publisher), **ON})
+    service = await begin({**listing(publisher), **ON})
     await log_has_position(service, log)
     shutil.rmtree(service.directory / KEPT)
     publisher.signature = b"of something else"
@@ -279,13 +287,13 @@ async def test_for_want_of_the_list_no_log_is_left(
 
 
 async def test_another_root_than_that_of_the_final_tree_head_is_evidence(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     ended, grown = SimulatedLog("ended", initial=20), SimulatedLog("grown", initial=300, seed=1)
     other = SimulatedLog("other", initial=1, seed=2)
     await simulate(ended, grown, other)
     publisher.publish(entry(other))
-    service = await start_service({**listing(publisher), **ON})
+    service = await begin({**listing(publisher), **ON})
     await log_has_position(service, other)
     wrong = bytes(32)
     publisher.publish(entry(other), readonly(ended, 20, wrong), readonly(grown, 270, wrong))
@@ -304,12 +312,12 @@ def without_key(log: SimulatedLog, **more: Any) -> dict[str, Any]:
 
 
 async def test_a_configured_log_without_a_key_is_verified_by_that_of_the_list(
-    start_service: StartService, simulate: Simulate, publisher: Publisher
+    begin: StartService, simulate: Simulate, publisher: Publisher
 ) -> None:
     log, listed = SimulatedLog("log", initial=10), SimulatedLog("listed", initial=10, seed=1)
     await simulate(log, listed)
     publisher.publish(entry(log), entry(listed))
-    service = await start_service({**listing(publisher), **without_key(log, verification="enforce")})
+    service = await begin({**listing(publisher), **without_key(log, verification="enforce")})
     await service.until(lambda line: line.get("log") == "mine" and line.get("position") is not None)
     (health,) = (await service.health())["logs"]
     assert (health["name"], health["verification"]) == ("mine", "enforce")
@@ -317,23 +325,24 @@ async def test_a_configured_log_without_a_key_is_verified_by_that_of_the_list(
 
 
 async def test_a_log_that_says_enforce_without_a_known_key_stops_the_start(
-    tmp_path: Path, simulate: Simulate, publisher: Publisher
+    begin: StartService, tmp_path: Path, simulate: Simulate, publisher: Publisher
 ) -> None:
     log, other = SimulatedLog("log", initial=10), SimulatedLog("other", seed=1)
     await simulate(log, other)
     publisher.publish(entry(other))
-    for lists in ({}, {"enabled": False}):
-        options = {**listing(publisher, log_lists=lists), **without_key(log, verification="enforce")}
-        ended = await run(tmp_path, options)
-        assert ended.code == 1
-        (mistake,) = [line["event"] for line in ended.lines if "mine" in line["event"]]
-        assert log.url("rfc6962") in mistake
-        assert "verification: off" in mistake
+    options = {**listing(publisher), **without_key(log, verification="enforce")}
+    ended = await run(tmp_path, options)
+    assert ended.code == 1
+    (mistake,) = [line["event"] for line in ended.lines if "mine" in line["event"]]
+    assert log.url("rfc6962") in mistake
+    assert "verification: off" in mistake
+    with pytest.raises(ConfigError, match=r"mine .*log_lists.enabled is false.*verification: off"):
+        await begin({**listing(publisher, log_lists={"enabled": False}), **without_key(log, verification="enforce")})
     options = {**listing(publisher), **without_key(log, verification="off")}
     requests = len(publisher.requests)
-    async with Service(tmp_path, options, ()) as service:
-        await service.until(lambda line: line.get("log") == "mine" and line.get("position") is not None)
-        assert len(publisher.requests) == requests, "no list is asked where nothing is verified"
+    service = await begin(options)
+    await service.until(lambda line: line.get("log") == "mine" and line.get("position") is not None)
+    assert len(publisher.requests) == requests, "no list is asked where nothing is verified"
 
 
 @pytest.mark.parametrize("flag", ["--demo", "--dry-run"])
