@@ -136,32 +136,48 @@ class StateStore:
 
     def edge(self, url: str) -> TreeEdge | None:
         """Return the proven edge of a log's tree before its position, None where none is known or it does not fit."""
+        edge = self._edge(url, "edge")
+        at = self._logs.get(self._key(url), {}).get("current_index")
+        if edge is None or edge.size == at:
+            return edge
+        log.debug("the edge of a log's tree does not fit its position, discarded", url=url, size=edge.size, at=at)
+        return None
+
+    def anchor(self, url: str) -> TreeEdge | None:
+        """Return the longest edge of a log's tree that was proven, wherever its position is; None where none is known.
+
+        Reading may have gone on without proof behind it: what comes has to begin with it all the same.
+        """
+        return self._edge(url, "anchor") or self.edge(url)
+
+    def _edge(self, url: str, member: str) -> TreeEdge | None:
         entry = self._logs.get(self._key(url), {})
-        if "edge" not in entry:
+        if member not in entry:
             return None
         try:
-            edge = TreeEdge.from_bytes(base64.b64decode(entry["edge"], validate=True))
-            if edge.size == entry.get("current_index"):
-                return edge
-            error = f"it is that of {edge.size} entries"
+            return TreeEdge.from_bytes(base64.b64decode(entry[member], validate=True))
         except (TypeError, ValueError, MalformedError) as exc:
-            error = str(exc)
-        log.debug("the edge of a log's tree does not fit its position, discarded", url=url, error=error)
+            log.debug("the edge of a log's tree cannot be read, discarded", url=url, member=member, error=str(exc))
         return None
 
     def set_edge(self, url: str, edge: TreeEdge | None) -> None:
         """Record the proven edge before a log's position, None for none; that of another position counts as none."""
+        position = self._logs.get(self._key(url), {}).get("current_index")
+        self._set_edge(url, "edge", edge if edge is not None and edge.size == position else None)
+
+    def set_anchor(self, url: str, edge: TreeEdge | None) -> None:
+        """Record the longest edge that is proven, None for none; where it is that of the position, once is enough."""
+        self._set_edge(url, "anchor", None if edge is None or edge == self.edge(url) else edge)
+
+    def _set_edge(self, url: str, member: str, edge: TreeEdge | None) -> None:
         entry = self._logs.get(self._key(url))
-        if entry is None:
-            return
-        fits = edge is not None and edge.size == entry.get("current_index")
-        text = base64.b64encode(edge.to_bytes()).decode() if edge is not None and fits else None
-        if text == entry.get("edge") and (text is not None or "edge" not in entry):
+        text = None if edge is None else base64.b64encode(edge.to_bytes()).decode()
+        if entry is None or (member in entry, entry.get(member)) == (text is not None, text):
             return
         if text is None:
-            del entry["edge"]
+            del entry[member]
         else:
-            entry["edge"] = text
+            entry[member] = text
         self._note_change()
 
     def archive_start(self, url: str) -> int | None:

@@ -227,3 +227,20 @@ def test_no_edge_is_kept_of_a_log_that_is_not_followed(path: Path) -> None:
         store.set_edge(URL, EDGE)
         assert store.edge(URL) is None
         assert store.position(URL) is None
+
+
+def test_the_longest_proven_edge_is_kept_wherever_the_position_is(path: Path) -> None:
+    with opened(path) as store:
+        store.begin(URL, 3, 3)
+        store.set_edge(URL, EDGE)
+        store.set_anchor(URL, EDGE)
+        assert store.anchor(URL) == EDGE
+    assert "anchor" not in written(path)["logs"][URL]  # once is enough
+    with opened(path) as store:
+        store.advance(URL, 5, 5, 0)
+        store.set_anchor(URL, EDGE)
+    with opened(path) as store:
+        assert (store.edge(URL), store.anchor(URL)) == (None, EDGE)
+        store.set_anchor(URL, None)
+        assert store.anchor(URL) is None
+    assert "anchor" not in written(path)["logs"][URL]

@@ -16,7 +16,13 @@ from certstream.client.range_proofs import RangeChecker, Unproven
 from certstream.ct.edge import TreeEdge
 from certstream.ct.signatures import verify_tree_head
 from certstream.ct.types import HASH_BYTES, LogInfo, TreeHead
-from certstream.errors import FetchError, InvalidProofError, InvalidSignatureError, LogMisbehaviourError
+from certstream.errors import (
+    FetchError,
+    InvalidProofError,
+    InvalidSignatureError,
+    LogMisbehaviourError,
+    RateLimitedError,
+)
 from certstream.evidence import Case, CaseKind
 
 _HEADS: Final = 16  # remembered, and the largest; frontends of a log lag a few heads behind each other
@@ -42,15 +48,19 @@ class ProvenTree:
         key: bytes,
         note: Callable[[Case], None],
         edge: TreeEdge | None = None,
+        anchor: TreeEdge | None = None,
     ) -> None:
-        """`key`: the log's SubjectPublicKeyInfo. `edge`: what was proven before, if that is known."""
+        """`key`: the log's SubjectPublicKeyInfo. `edge`: that of where reading goes on, if it is known and proven.
+
+        `anchor`: the longest one that was proven before, where that is another.
+        """
         self._log = log
         self._prover = prover
         self._ranges = RangeChecker(prover, log)
         self._key = key
         self._note_case = note
         self.edge = edge  # proven; behind what was proven last. None: it has to be taken from the log
-        self._anchor = edge  # the longest one that is proven
+        self._anchor = anchor or edge  # the longest one that is proven
         self._reference: TreeHead | None = None  # the head whose root was that of the anchor
         self._heads: dict[tuple[int, bytes], TreeHead] = {}  # candidates; those that came last go last
         self._signed_size = 0
@@ -65,6 +75,11 @@ class ProvenTree:
     def signed_size(self) -> int:
         """Of the largest head that the log signed, whatever became of it."""
         return self._signed_size
+
+    @property
+    def anchor(self) -> TreeEdge | None:
+        """The longest edge that is proven: what every head has to begin with."""
+        return self._anchor
 
     def take(self, head: TreeHead) -> None:
         """Make a head a candidate.
@@ -103,8 +118,8 @@ class ProvenTree:
             raise InvalidSignatureError(error) from exc
 
     def _forget_heads(self) -> None:
-        largest = self.tree_size
-        for place in [place for place in self._heads if place[0] != largest][: max(0, len(self._heads) - _HEADS)]:
+        largest = max(reversed(self._heads), key=lambda place: place[0])  # of several that large the newest
+        for place in [place for place in self._heads if place != largest][: max(0, len(self._heads) - _HEADS)]:
             del self._heads[place]
 
     def _covering(self, size: int) -> list[TreeHead]:
@@ -115,10 +130,14 @@ class ProvenTree:
     def matches(self, edge: TreeEdge) -> bool:
         """Whether an edge, that continues the proven one, has the root of a candidate; it is proven then."""
         head = self._heads.get((edge.size, edge.root())) if edge.size else None
-        if head is None:
+        if head is None or self._is_behind():
             return False
         self._proved(edge, head)
         return True
+
+    def _is_behind(self) -> bool:
+        """Whether more was proven than what is read on from: that has to be in the same tree."""
+        return self._anchor is not None and (self.edge is None or self.edge.size < self._anchor.size)
 
     async def begin(self, start: int) -> TreeEdge:
         """Return the edge of the first `start` entries: the one at hand, or one that the log proves.
@@ -131,6 +150,9 @@ class ProvenTree:
                 return await self._edge_under(head, start)
             except LogMisbehaviourError as exc:
                 failure = failure or exc
+            except FetchError as exc:
+                self._set_aside(head, start, exc)
+                raise
         raise failure or FetchError(f"{self._log.name}: no head covers {start} entries", status="body")
 
     async def prove(self, start: int, leaves: bytes, after: TreeEdge | None = None) -> Proof:
@@ -140,22 +162,43 @@ class ProvenTree:
         them, if it was computed already. Raises FetchError where the log gives no proof.
         """
         stop = start + len(leaves) // HASH_BYTES
-        failure: LogMisbehaviourError | None = None
+        unfit: list[tuple[TreeHead, InvalidProofError]] = []
+        failures: list[LogMisbehaviourError] = []
         for head in self._covering(stop):
             try:
-                return await self._prove_under(head, start, leaves, after)
+                wrong = await self._prove_under(head, start, leaves, after)
             except LogMisbehaviourError as exc:
-                failure = failure or exc
-        if failure is None:
+                failures.append(exc)
+            except FetchError as exc:
+                self._set_aside(head, stop, exc)
+                if not unfit:
+                    raise
+                break
+            else:
+                if wrong is None:
+                    return Proof()
+                unfit.append((head, wrong))
+        for head, wrong in unfit:
+            try:
+                return await self._tell_apart(head, leaves, wrong)
+            except LogMisbehaviourError as exc:
+                failures.append(exc)
+        if not failures:
             raise FetchError(f"{self._log.name}: no head covers {stop} entries", status="body")
-        return Proof([Unproven(start, stop, str(failure))], failure)
+        return Proof([Unproven(start, stop, str(failures[0]))], failures[0])
+
+    def _set_aside(self, head: TreeHead, stop: int, error: FetchError) -> None:
+        """Try others before a head of which the log gives no proof, until it comes again."""
+        if not isinstance(error, RateLimitedError) and len(self._covering(stop)) > 1:
+            self._heads.pop((head.tree_size, head.root_hash), None)
 
     async def _edge_under(self, head: TreeHead, start: int) -> TreeEdge:
-        if self.edge is not None and self.edge.size == start:
-            return self.edge
+        is_there = self.edge is not None and self.edge.size == start
         anchor = self._anchor
-        if anchor is not None:
+        if anchor is not None and (self._is_behind() or not is_there):
             await self._check_begins(head, anchor)
+        if self.edge is not None and is_there:
+            return self.edge
         try:
             self.edge = await self._prover.edge(head, start)
         except InvalidProofError as exc:
@@ -164,16 +207,21 @@ class ProvenTree:
         self._anchor = self._anchor or self.edge
         return self.edge
 
-    async def _prove_under(self, head: TreeHead, start: int, leaves: bytes, after: TreeEdge | None) -> Proof:
-        """Raises FetchError; LogMisbehaviourError where the head does not begin with what was proven before."""
+    async def _prove_under(
+        self, head: TreeHead, start: int, leaves: bytes, after: TreeEdge | None
+    ) -> InvalidProofError | None:
+        """What is wrong under that head, None where all is proven.
+
+        Raises FetchError; LogMisbehaviourError where the head does not begin with what was proven before.
+        """
         before = await self._edge_under(head, start)
         after = after or before.extended(leaves)
         try:
             await self._check(head, after)
         except InvalidProofError as exc:
-            return await self._tell_apart(head, before, leaves, after, exc)
+            return exc
         self._proved(after, head)
-        return Proof()
+        return None
 
     async def _check(self, head: TreeHead, edge: TreeEdge) -> None:
         if edge.size < head.tree_size:
@@ -191,10 +239,11 @@ class ProvenTree:
             hashes = {"root_proven_before": edge.root()}
             raise self._failed("inconsistent", head, f"{error}: {exc}", edge.size, head.tree_size, hashes) from exc
 
-    async def _tell_apart(
-        self, head: TreeHead, before: TreeEdge, leaves: bytes, after: TreeEdge, cause: InvalidProofError
-    ) -> Proof:
-        """Whether the head does not fit, or which of the entries."""
+    async def _tell_apart(self, head: TreeHead, leaves: bytes, cause: InvalidProofError) -> Proof:
+        """Whether the head does not fit, or which of the entries behind `edge`."""
+        before = self.edge
+        assert before is not None
+        after = before.extended(leaves)
         try:
             await self._check_begins(head, before)
             unproven = await self._ranges.check_leaves(head, before.size, leaves)

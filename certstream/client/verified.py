@@ -84,13 +84,17 @@ class VerifiedClient:
         *,
         mode: Mode,
         edge: TreeEdge | None = None,
+        anchor: TreeEdge | None = None,
         max_unproven: int = MAX_UNPROVEN,
     ) -> None:
-        """`key`: the log's SubjectPublicKeyInfo. `edge`: that of the position to begin at, if it is known."""
+        """`key`: the log's SubjectPublicKeyInfo. `edge`: that of the position to begin at, if it is known.
+
+        `anchor`: the longest one that was proven before, where that is another.
+        """
         self._client = client
         self._findings = findings
         self._mode = mode
-        self._tree = ProvenTree(client.log, prover, key, findings.evidence, edge)
+        self._tree = ProvenTree(client.log, prover, key, findings.evidence, edge, anchor)
         self._proof_every = max(1, max_unproven // _PROOFS_IN_THAT)
         self._trail = Trail(
             client.log.name,
@@ -117,6 +121,11 @@ class VerifiedClient:
     def waits(self) -> Waits:
         """What reading the log spends its time on."""
         return self._client.waits
+
+    @property
+    def anchor(self) -> TreeEdge | None:
+        """The longest edge that is proven: what every head has to begin with. None where nothing is."""
+        return self._tree.anchor
 
     def edge_at(self, position: int) -> TreeEdge | None:
         """The edge of the first `position` entries, for a later start; None where it is not known or not proven."""

@@ -65,12 +65,14 @@ class Verified:
     kind: LogKind
     found: Found = field(default_factory=Found)
 
-    def client(self, mode: Mode, *, edge: TreeEdge | None = None, max_unproven: int = 700) -> VerifiedClient:
+    def client(
+        self, mode: Mode, *, edge: TreeEdge | None = None, anchor: TreeEdge | None = None, max_unproven: int = 700
+    ) -> VerifiedClient:
         info = self.log.info(self.kind)
         inner = self.reader.client(self.log, self.kind, batch_size=256)
         return VerifiedClient(
             inner, prover(self.reader.http, info), self.log.spki, self.found.findings(),
-            mode=mode, edge=edge, max_unproven=max_unproven,
+            mode=mode, edge=edge, anchor=anchor, max_unproven=max_unproven,
         )  # fmt: skip
 
     def edge(self, size: int) -> TreeEdge:
@@ -386,3 +388,58 @@ async def test_the_same_wrong_entry_is_the_same_case_under_each_head(kind: LogKi
             it.log.grow(1)
         assert {case.kind for case in it.found.cases} == {"wrong_leaf"}
         assert len({case.key() for case in it.found.cases}) == 1
+
+
+async def test_a_fork_that_was_signed_once_holds_nothing_up_that_another_head_proves(kind: LogKind) -> None:
+    async with verified(kind, size=2_000) as it:
+        client = it.client("enforce")
+        fork = it.log.faults.add(Fault(FaultKind.FORK, index=100))
+        await client.head()
+        it.log.faults.remove(fork)
+        it.log.grow(1_000)
+        await client.head()
+        assert await it.take(client, 0, SIZE) == (SIZE, None)
+        assert it.found.indices(it.found.proven) == list(range(SIZE))
+
+
+async def test_a_head_of_which_the_log_proves_nothing_makes_room_for_another(kind: LogKind) -> None:
+    async with verified(kind, size=2_000) as it:
+        client = it.client("enforce")
+        fork = it.log.faults.add(Fault(FaultKind.FORK, index=100))
+        await client.head()
+        it.log.faults.remove(fork)
+        it.log.grow(1_000)
+        await client.head()
+        it.log.faults.add(Fault(FaultKind.STATUS, on="*second=2000" if kind == "rfc6962" else "*p/208", status=404))
+        it.log.faults.add(Fault(FaultKind.STATUS, on="tile/0/007" if kind == "static" else "-", times=1, status=404))
+        position, error = await it.take(client, 0, SIZE)
+        assert isinstance(error, FetchError)
+        assert await it.take(client, position, SIZE) == (SIZE, None)
+        assert it.found.indices(it.found.proven) == list(range(SIZE))
+
+
+async def test_what_was_proven_and_held_back_is_the_measure_of_what_is_read_again() -> None:
+    async with verified("static", size=1_000) as it:
+        client = it.client("enforce")
+        fault = it.log.corrupt_entry(700)
+        await client.head()
+        assert (await it.take(client, 0, 1_000))[0] == 512  # and proven up to 700
+        it.log.faults.remove(fault)
+        it.log.faults.add(Fault(FaultKind.FORK, index=600))
+        it.log.grow(1_000)
+        await client.head()
+        position, error = await it.take(client, 512, 2_000)
+        assert (position, isinstance(error, LogMisbehaviourError)) == (512, True)
+        assert {case.kind for case in it.found.cases} == {"wrong_leaf", "inconsistent"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_was_proven_before_what_was_not_is_the_measure_after_a_restart(kind: LogKind, mode: Mode) -> None:
+    async with verified(kind) as it:
+        client = it.client(mode, anchor=it.edge(2_000))
+        it.log.faults.add(Fault(FaultKind.FORK, index=1_500))
+        await client.head()
+        await it.take(client, 2_500, SIZE)
+        assert it.found.proven == []
+        assert {case.kind for case in it.found.cases} == {"inconsistent"}
+        assert client.anchor == it.edge(2_000)

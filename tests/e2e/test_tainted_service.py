@@ -59,3 +59,42 @@ async def test_what_was_sent_wrong_once_stays_listed_and_after_a_restart_the_arc
     assert held(service.directory / MAIN) == rows
     assert kinds_of(service) == {(name, "wrong_leaf") for name in BOTH}  # that it was sent is not forgotten
     await service.stop()
+
+
+async def test_what_is_in_another_tree_than_what_was_proven_stays_tainted_as_long_as_the_log_shows_that_one(
+    start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", initial=600, seed=3)
+    server = await simulate(log)
+    options = verifying(server.infos(), "warn")
+    options["delta_sink"] = {"enabled": True, "table_path": MAIN, "flush_interval_secs": 1}
+    service = await start_service(options)
+    await until_at(service, 600, *BOTH)
+    fork = log.faults.add(Fault(FaultKind.FORK, index=300))
+    log.grow(300)
+    await until_at(service, 900, *BOTH)
+    await until_read_again(service)
+    await service.stop()
+    await service.start()  # what was proven lies behind the position, and is the measure all the same
+    log.grow(50)
+    await until_at(service, 950, *BOTH)
+    health = await until_read_again(service)
+    assert {each["tainted_entries"] for each in health["logs"]} == {350}
+    assert {kind for _, kind in kinds_of(service)} == {"inconsistent"}
+    log.faults.remove(fork)
+    log.grow(50)
+    await until_at(service, 1_000, *BOTH)
+    await until_health(service, lambda logs: all(logs[name]["tainted_entries"] == 0 for name in BOTH))
+    urls = [log.url(kind).rstrip("/") for kind in ("rfc6962", "static")]
+    await eventually(lambda: held(service.directory / MAIN) == {url: list(range(1_000)) for url in urls})
+    await service.stop()
+
+
+async def until_read_again(service: Service) -> dict[str, Any]:
+    """Wait until what is tainted of both logs was read again, and is tainted still; what /health/deep says."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            health = await service.health()
+            if {each["log"] for each in health["tainted"] if "the tree read so far" in each["error"]} == {*BOTH}:
+                return health
+            await asyncio.sleep(0.05)

@@ -84,7 +84,7 @@ class _Log:
     due_at: float = 0.0
     settled: Intervals = field(default_factory=Intervals)  # another reading would change nothing
     reasons: list[Unproven] = field(default_factory=list)  # ascending, apart
-    consistent: tuple[int, bytes] | None = None  # size and root of the newest head that is known to be
+    consistent: tuple[int, bytes, TreeEdge] | None = None  # size and root of the head that last was, and with what
 
     def explain(self, start: int, stop: int, reasons: Sequence[Unproven]) -> None:
         """Let these be the reasons of [start, stop)."""
@@ -142,7 +142,7 @@ class Rechecker:
     ) -> None:
         """`logs` are those that are verified now; `archived` is None where nothing is archived.
 
-        `edge` gives that of a tree that is known to be the log's, `hold` is awaited before each piece.
+        `edge` gives the longest one that is proven to be of the log's tree, `hold` is awaited before each piece.
         """
         self._rows = rows
         self._logs = logs
@@ -264,7 +264,7 @@ class Rechecker:
         edge = self._edge(log)
         if head.tree_size < max(stop, 0 if edge is None else edge.size):
             raise FetchError(f"{log.name}: the head has {head.tree_size} entries only")
-        if edge is not None and known.consistent != (head.tree_size, head.root_hash):
+        if edge is not None and known.consistent != (head.tree_size, head.root_hash, edge):
             try:
                 await known.source.prover.check_edge(head, edge)
             except InvalidProofError as exc:
@@ -272,7 +272,7 @@ class Rechecker:
                 hashes = {f"root_at_{edge.size}": edge.root()}
                 self._evidence(Case("inconsistent", log, error, [head], hashes=hashes))
                 raise InvalidProofError(error) from exc
-        known.consistent = head.tree_size, head.root_hash
+            known.consistent = head.tree_size, head.root_hash, edge
         return head
 
     def _tell(self, log: LogInfo, known: _Log, entries: _Entries, same: Intervals) -> None:

@@ -48,7 +48,7 @@ class Rechecking:
             streamed=trust.streamed,
             archived=archived,
             evidence=trust.found,
-            edge=lambda log: state.edge(log.base_url),
+            edge=trust.anchor,
             most=lambda: self._config.ct_log.verification_max_unproven_entries,
             hold=hold,
         )

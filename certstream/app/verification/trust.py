@@ -21,6 +21,7 @@ from certstream.client.http import HttpClient
 from certstream.client.proofs import prover
 from certstream.client.verified import Findings, VerifiedClient
 from certstream.config import Config
+from certstream.ct.edge import TreeEdge
 from certstream.ct.types import LogInfo
 from certstream.evidence import Case
 from certstream.intervals import Intervals
@@ -135,7 +136,9 @@ class Trustees:
         )
         mode = recipe.followed.verification
         if mode == "off" or info.key is None:
+            anchor = None if mode == "off" else self._state.anchor(url)
             self._state.set_edge(url, None)
+            self._state.set_anchor(url, anchor)
             return reading
         client = self._clients[url] = VerifiedClient(
             reading,
@@ -144,6 +147,7 @@ class Trustees:
             self._findings(info),
             mode=mode,
             edge=self._state.edge(url),
+            anchor=self._state.anchor(url),
             max_unproven=recipe.max_unproven,
         )
         return client
@@ -165,10 +169,16 @@ class Trustees:
         self._desk.bring(case)
 
     def keep_edge(self, info: LogInfo) -> None:
-        """Let the state know the edge of a log's tree before its position, as far as it is proven."""
+        """Let the state know the edge of a log's tree before its position, if it is proven, and the longest that is."""
         client, position = self._clients.get(info.base_url), self._state.position(info.base_url)
         if client is not None and position is not None:
             self._state.set_edge(info.base_url, client.edge_at(position.current_index))
+            self._state.set_anchor(info.base_url, client.anchor)
+
+    def anchor(self, info: LogInfo) -> TreeEdge | None:
+        """The longest edge that is proven to be of a log's tree; None where none is known."""
+        client = self._clients.get(info.base_url)
+        return self._state.anchor(info.base_url) if client is None else client.anchor
 
     def state(self, info: LogInfo) -> TrustState:
         """What is to be thought of a log."""
