@@ -11,7 +11,7 @@ from aiohttp import web
 
 from tests.client.log_list_support import Publisher, publishing
 from tests.ct.log_list_support import Raw, classic, tiled
-from tests.e2e.command_support import Command, run
+from tests.e2e.command_support import Command, run, write_state
 from tests.e2e.e2e_support import PATIENCE_S
 from tests.e2e.log_list_support import listing
 
@@ -26,17 +26,20 @@ def publish(publisher: Publisher) -> None:
 async def test_it_shows_what_is_followed_from_where_and_why_others_are_not(tmp_path: Path) -> None:
     async with publishing() as publisher:
         publish(publisher)
+        write_state(tmp_path, {"https://ct.example.com/1": 12_345})
         shown = await run(tmp_path, listing(publisher), FLAG)
         listed = await run(tmp_path, listing(publisher), FLAG, "--json")
     assert (shown.code, listed.code) == (0, 0)
     assert "followed: 2" in shown.stdout
     assert "https://ct.example.com/1/" in shown.stdout
+    assert "12,345" in shown.stdout
     assert "is rejected" in shown.stdout
     document = json.loads(listed.stdout)
     assert [(log["name"], log["kind"], log["state"], log["list"]) for log in document["followed"]] == [
         ("Log 1", "rfc6962", "usable", "ours"),
         ("Log 2", "static", "usable", "ours"),
     ]
+    assert [log["position"] for log in document["followed"]] == [12_345, None]
     assert [(log["name"], log["reason"]) for log in document["not_followed"]] == [("Log 3", "is rejected")]
     assert [(each["name"], each["version"], each["signed"]) for each in document["lists"]] == [("ours", "7.5", True)]
     assert not (tmp_path / "log_lists").exists(), "what is kept is the service's"

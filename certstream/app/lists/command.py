@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import uvloop
 
@@ -17,6 +18,7 @@ from certstream.config import Config, LoadedConfig
 from certstream.ct.log_choice import LogChoice, OmittedLog
 from certstream.metrics import Metrics
 from certstream.signals import Signals
+from certstream.state import read_positions
 
 
 def list_logs(loaded: LoadedConfig, *, as_json: bool) -> int:
@@ -37,8 +39,15 @@ async def _list_logs(config: Config, *, as_json: bool) -> int:
         choice = _followed(config, lists.choice) if lists is not None and follows_lists(config) else LogChoice()
         statuses = [] if lists is None else lists.statuses()
     show = logs_json if as_json else logs_text
-    print(show(statuses, choice, [log.info for log in keyed]), end="")
+    print(show(statuses, choice, [log.info for log in keyed], _positions(config)), end="")
     return 0 if configured or not statuses or any(status.age_s is not None for status in statuses) else 1
+
+
+def _positions(config: Config) -> dict[str, int]:
+    """Which entry of each log is read next, as the state file has it. Raises StateError where it cannot be read."""
+    path = config.ct_log.state_file
+    positions = {} if path is None else read_positions(Path(path))
+    return {url: position.current_index for url, position in positions.items()}
 
 
 async def _refreshed(lists: LogLists, stop: asyncio.Event) -> bool:

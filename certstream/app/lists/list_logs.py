@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,23 +23,45 @@ _LISTED = (
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))  # seconds, unit
 
 
-def logs_text(lists: Sequence[ListStatus], choice: LogChoice, configured: Sequence[LogInfo] = ()) -> str:
-    """Three tables: the lists, the logs that are read (`configured` ones first), the logs that are not."""
-    followed = [*map(_configured_row, configured), *map(_chosen_row, choice.chosen)]
+def logs_text(
+    lists: Sequence[ListStatus],
+    choice: LogChoice,
+    configured: Sequence[LogInfo] = (),
+    positions: Mapping[str, int] | None = None,
+) -> str:
+    """Three tables: the lists, the logs that are read (`configured` ones first), the logs that are not.
+
+    `positions` are the indices that are read next, by base_url; a log without one was not read yet.
+    """
+    known = positions or {}
+    followed = [
+        *(_configured_row(info, known.get(info.base_url)) for info in configured),
+        *(_chosen_row(each, known.get(each.info.base_url)) for each in choice.chosen),
+    ]
     tables = (
         ("log lists", ("LIST", "LOGS", "VERSION", "PUBLISHED", "CHECKED", "SIGNED", "FROM", "TROUBLE"),
          [_list_row(each) for each in lists]),
-        ("followed", ("NAME", "OPERATOR", "KIND", "STATE", "UP TO", "LIST", "URL"), followed),
+        ("followed", ("NAME", "OPERATOR", "KIND", "STATE", "NEXT", "UP TO", "LIST", "URL"), followed),
         ("not followed", ("NAME", "OPERATOR", "STATE", "LIST", "WHY"), [_omitted_row(each) for each in choice.omitted]),
     )  # fmt: skip
     return "\n".join(f"{title}: {len(rows)}\n{_aligned([heads, *rows])}" for title, heads, rows in tables if rows)
 
 
-def logs_json(lists: Sequence[ListStatus], choice: LogChoice, configured: Sequence[LogInfo] = ()) -> str:
+def logs_json(
+    lists: Sequence[ListStatus],
+    choice: LogChoice,
+    configured: Sequence[LogInfo] = (),
+    positions: Mapping[str, int] | None = None,
+) -> str:
     """The same for programs: one object with `lists`, `followed` and `not_followed`; times in Unix ms, ages in s."""
+    known = positions or {}
+    followed = [
+        *((info, _configured_json(info)) for info in configured),
+        *((each.info, _chosen_json(each)) for each in choice.chosen),
+    ]
     document = {
         "lists": list(lists),
-        "followed": [*map(_configured_json, configured), *map(_chosen_json, choice.chosen)],
+        "followed": [{**each, "position": known.get(info.base_url)} for info, each in followed],
         "not_followed": list(choice.omitted),
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n"
@@ -60,15 +82,19 @@ def _list_row(status: ListStatus) -> tuple[str, ...]:
     )
 
 
-def _configured_row(info: LogInfo) -> tuple[str, ...]:
-    return (_line(info.name), _line(info.operator), info.kind, _NONE, _NONE, _CONFIGURED, info.url)
+def _configured_row(info: LogInfo, position: int | None) -> tuple[str, ...]:
+    return (_line(info.name), _line(info.operator), info.kind, _NONE, _count(position), _NONE, _CONFIGURED, info.url)
 
 
-def _chosen_row(chosen: ChosenLog) -> tuple[str, ...]:
+def _chosen_row(chosen: ChosenLog, position: int | None) -> tuple[str, ...]:
     log = chosen.log
     over = ", interval over" if chosen.poll_interval_s is not None else ""
-    stop = _NONE if chosen.stop is None else f"{chosen.stop:,}"
-    return (log.name, log.operator, log.kind, f"{log.state or NO_STATE}{over}", stop, chosen.source, log.url)
+    state, stop = f"{log.state or NO_STATE}{over}", _count(chosen.stop)
+    return (log.name, log.operator, log.kind, state, _count(position), stop, chosen.source, log.url)
+
+
+def _count(number: int | None) -> str:
+    return _NONE if number is None else f"{number:,}"
 
 
 def _omitted_row(log: OmittedLog) -> tuple[str, ...]:

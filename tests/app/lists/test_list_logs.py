@@ -45,14 +45,19 @@ def rows(text: str, title: str) -> list[list[str]]:
     return [[line[a:b].rstrip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
 
 
-def test_the_followed_logs_stand_with_state_end_and_list() -> None:
-    assert rows(logs_text([GOOD], CHOICE, [OWN]), "followed") == [
-        ["NAME", "OPERATOR", "KIND", "STATE", "UP TO", "LIST", "URL"],
-        ["my ?[31mlog", "me", "rfc6962", "-", "-", "configuration", "https://mine.example.com/"],
-        ["Log 1", "Example", "rfc6962", "usable", "-", "google", "https://ct.example.com/1/"],
-        ["Log 2", "Example", "rfc6962", "readonly", "57,634,084", "google", "https://ct.example.com/2/"],
-        ["Log 3", "Example", "static", "usable, interval over", "-", "apple", "https://mon.example.com/3/"],
+POSITIONS = {"https://mine.example.com": 0, "https://ct.example.com/2": 1_234}
+
+
+def test_the_followed_logs_stand_with_state_position_end_and_list() -> None:
+    assert rows(logs_text([GOOD], CHOICE, [OWN], POSITIONS), "followed") == [
+        ["NAME", "OPERATOR", "KIND", "STATE", "NEXT", "UP TO", "LIST", "URL"],
+        ["my ?[31mlog", "me", "rfc6962", "-", "0", "-", "configuration", "https://mine.example.com/"],
+        ["Log 1", "Example", "rfc6962", "usable", "-", "-", "google", "https://ct.example.com/1/"],
+        ["Log 2", "Example", "rfc6962", "readonly", "1,234", "57,634,084", "google", "https://ct.example.com/2/"],
+        ["Log 3", "Example", "static", "usable, interval over", "-", "-", "apple", "https://mon.example.com/3/"],
     ]
+    made = json.loads(logs_json([GOOD], CHOICE, [OWN], POSITIONS))
+    assert [each["position"] for each in made["followed"]] == [0, None, 1_234, None]
 
 
 def test_the_other_logs_stand_with_the_reason() -> None:
