@@ -116,8 +116,8 @@ def make_directory(path: Path) -> None:
     """Make a directory and its parents, each durable in its own parent. Raises StorageError."""
     try:
         durable.make_directory(path)
-    except OSError as exc:
-        raise storage_error(path, exc) from exc
+    except OSError as exc:  # which part of the path it is that cannot be made
+        raise storage_error(Path(exc.filename or path), exc) from exc
 
 
 def replace_file(path: Path, content: bytes) -> None:
