@@ -106,6 +106,8 @@ class VerifiedClient:
             every=self._proof_every,
         )
         self._last: _Read | None = None  # that was yielded
+        self._newest_size = 0  # of the head that came last
+        self._is_short = False  # the log did not give what a larger head before that promises
 
     @property
     def log(self) -> LogInfo:
@@ -151,11 +153,18 @@ class VerifiedClient:
         except LogMisbehaviourError:
             if self._mode == "enforce":
                 raise
+        self._newest_size = head.tree_size
+        self._is_short = self._is_short and head.tree_size < self._tree.signed_size
         self._trail.prove()
         return head
 
     def readable(self, position: int, tree_size: int) -> Readable:
-        """Say how far to read now, see LogClient; with `enforce` no further than a head says that may be right."""
+        """Say how far to read now, see LogClient; with `enforce` no further than a head says that may be right.
+
+        Where the log did not give what a head promises, no further than the newest one says, until one as large comes.
+        """
+        if self._is_short:
+            tree_size = min(tree_size, max(position, self._newest_size))
         if self._mode == "enforce":
             tree_size = min(tree_size, max(position, self._tree.tree_size))
         return self._client.readable(position, tree_size)
@@ -177,9 +186,13 @@ class VerifiedClient:
         if stop > (self._tree.tree_size if self._mode == "enforce" else self._tree.signed_size):
             raise ValueError(f"{self.log.name}: no verified head covers [{start}, {stop})")
         reading = self._enforced(start, stop) if self._mode == "enforce" else self._warned(start, stop)
-        async with aclosing(reading) as batches:
-            async for batch in batches:
-                yield batch
+        try:
+            async with aclosing(reading) as batches:
+                async for batch in batches:
+                    yield batch
+        except FetchError:
+            self._is_short = True
+            raise
 
     # enforce: first the proof, then the entries
 
