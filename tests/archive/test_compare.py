@@ -9,9 +9,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from certstream.archive.compare import COMPARED, ArchivedRows
+from certstream.archive.schema import TableFormat
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
-from tests.archive.archive_support import rows
+from tests.archive.archive_support import make_reference_table, reference_schema, rows
 from tests.e2e.command_support import fill
 
 URL, OTHER = "https://log.example", "https://other.example"
@@ -90,3 +91,13 @@ def test_a_table_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(StorageError):
         archived.like(expected(0, 10))
+
+
+def test_rows_of_a_table_without_nulls_that_has_der_as_base64_are_compared_in_its_form(tmp_path: Path) -> None:
+    make_reference_table(tmp_path)
+    table = TableFormat(reference_schema()).conform(pa.Table.from_batches([expected(0, 100)]))
+    date = pa.array(["2026-08-01"] * 100)
+    write_deltalake(tmp_path, table.append_column("seen_date", date), mode="append")
+    assert ArchivedRows(tmp_path).like(expected(0, 110)) == (Intervals.of((0, 100)), Intervals())
+    other = expected(20, 30, as_der=b"another")
+    assert ArchivedRows(tmp_path).like(other) == (Intervals(), Intervals.of((20, 30)))
