@@ -136,29 +136,14 @@ class StateStore:
 
     def edge(self, url: str) -> TreeEdge | None:
         """Return the proven edge of a log's tree before its position, None where none is known or it does not fit."""
-        edge = self._edge(url, "edge")
-        at = self._logs.get(self._key(url), {}).get("current_index")
-        if edge is None or edge.size == at:
-            return edge
-        log.debug("the edge of a log's tree does not fit its position, discarded", url=url, size=edge.size, at=at)
-        return None
+        return _edge(url, self._logs.get(self._key(url), {}))
 
     def anchor(self, url: str) -> TreeEdge | None:
         """Return the longest edge of a log's tree that was proven, wherever its position is; None where none is known.
 
         Reading may have gone on without proof behind it: what comes has to begin with it all the same.
         """
-        return self._edge(url, "anchor") or self.edge(url)
-
-    def _edge(self, url: str, member: str) -> TreeEdge | None:
-        entry = self._logs.get(self._key(url), {})
-        if member not in entry:
-            return None
-        try:
-            return TreeEdge.from_bytes(base64.b64decode(entry[member], validate=True))
-        except (TypeError, ValueError, MalformedError) as exc:
-            log.debug("the edge of a log's tree cannot be read, discarded", url=url, member=member, error=str(exc))
-        return None
+        return _anchor(url, self._logs.get(self._key(url), {}))
 
     def set_edge(self, url: str, edge: TreeEdge | None) -> None:
         """Record the proven edge before a log's position, None for none; that of another position counts as none."""
@@ -289,16 +274,48 @@ def read_positions(path: Path) -> dict[str, LogPosition]:
 
     Nothing where there is no file. Raises StateError where it cannot be read.
     """
+    positions = ((url, _position(entry)) for url, entry in _read_logs(path).items())
+    return {url: position for url, position in positions if position is not None}
+
+
+def read_anchors(path: Path) -> dict[str, TreeEdge]:
+    """Likewise the longest edges of the logs' trees that were proven, where there are any."""
+    anchors = ((url, _anchor(url, entry)) for url, entry in _read_logs(path).items())
+    return {url: anchor for url, anchor in anchors if anchor is not None}
+
+
+def _read_logs(path: Path) -> dict[str, dict[str, Any]]:
+    """What a file says of the logs, by URL without trailing slash."""
     try:
         logs = read_document(path).get("logs", {})
     except FileNotFoundError:
         return {}
-    positions: dict[str, LogPosition] = {}
-    for key in sorted(logs):  # a key without trailing slash goes before the same with one
-        position = _position(logs[key])
-        if position is not None:
-            positions.setdefault(key.rstrip("/"), position)
-    return positions
+    found: dict[str, dict[str, Any]] = {}
+    for key in sorted(logs, key=lambda key: ("current_index" not in logs[key], key)):  # as StateStore.open goes
+        found.setdefault(key.rstrip("/"), logs[key])
+    return found
+
+
+def _edge(url: str, entry: Mapping[str, Any]) -> TreeEdge | None:
+    edge, at = _edge_in(url, entry, "edge"), entry.get("current_index")
+    if edge is None or edge.size == at:
+        return edge
+    log.debug("the edge of a log's tree does not fit its position, discarded", url=url, size=edge.size, at=at)
+    return None
+
+
+def _anchor(url: str, entry: Mapping[str, Any]) -> TreeEdge | None:
+    return _edge_in(url, entry, "anchor") or _edge(url, entry)
+
+
+def _edge_in(url: str, entry: Mapping[str, Any], member: str) -> TreeEdge | None:
+    if member not in entry:
+        return None
+    try:
+        return TreeEdge.from_bytes(base64.b64decode(entry[member], validate=True))
+    except (TypeError, ValueError, MalformedError) as exc:
+        log.debug("the edge of a log's tree cannot be read, discarded", url=url, member=member, error=str(exc))
+    return None
 
 
 def _position(entry: Mapping[str, Any]) -> LogPosition | None:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from certstream.ct.edge import TreeEdge
 from certstream.errors import StateError
-from certstream.state import LogPosition, StateStore
+from certstream.state import LogPosition, StateStore, read_anchors
 from tests.state_support import URL, opened, written
 
 
@@ -244,3 +244,12 @@ def test_the_longest_proven_edge_is_kept_wherever_the_position_is(path: Path) ->
         store.set_anchor(URL, None)
         assert store.anchor(URL) is None
     assert "anchor" not in written(path)["logs"][URL]
+
+
+def test_the_anchors_are_read_without_the_lock(path: Path) -> None:
+    text = base64.b64encode(EDGE.to_bytes()).decode()
+    logs = {URL + "/": {"current_index": 3, "edge": text}, "https://other.example": {"current_index": 4, "edge": text}}
+    path.write_text(json.dumps({"logs": {**logs, "https://more.example": {"current_index": 9, "anchor": text}}}))
+    with opened(path):
+        assert read_anchors(path) == {URL: EDGE, "https://more.example": EDGE}
+    assert read_anchors(path.with_name("none.json")) == {}

@@ -47,7 +47,7 @@ from certstream.errors import ConfigError
 from certstream.metrics import Metrics
 from certstream.progress import Progress
 from certstream.signals import Signals
-from certstream.state import read_positions
+from certstream.state import read_anchors, read_positions
 
 TABLE_OPTION: Final = "delta_sink.table_path"
 STAGING_FLAG: Final = "--staging-path"
@@ -89,7 +89,8 @@ def backfill(
 def _readable_logs(config: Config, text: str | None) -> tuple[list[FollowedLog], Verifying]:
     """The logs that a command reads, of all or of those with `text` in their name or URL, and how they are verified.
 
-    Raises ConfigError where there are none, and where one may be read only verified and its key is not known.
+    Raises ConfigError where there are none, and where one may be read only verified and its key is not known, and
+    StateError where the state file, which says what of the logs' trees is known, cannot be read.
     """
     known = command_logs(config)
     infos = chosen_logs([each.info for each in known], text, "--logs")
@@ -97,13 +98,15 @@ def _readable_logs(config: Config, text: str | None) -> tuple[list[FollowedLog],
     refuse_without_keys(chosen, config)
     say_unverified(chosen)
     modes = {each.info.base_url: each.verification for each in chosen}
-    return chosen, command_verifying(modes, evidence_directory(config))
+    state_file = config.ct_log.state_file
+    anchors = {} if state_file is None else read_anchors(Path(state_file))
+    return chosen, command_verifying(modes, anchors, evidence_directory(config))
 
 
 def verify(loaded: LoadedConfig, *, logs: str | None) -> int:
     """Prove what is archived and not verified, by reading it again; 1 where something of it is not, in the end.
 
-    Raises ConfigError or StorageError.
+    Raises ConfigError, StateError or StorageError.
     """
     tables = _tables(loaded.config, None)
     _refuse_as_root(loaded.config, tables, "verify")

@@ -129,7 +129,6 @@ class Service:
         self._recheck = Rechecking(
             config,
             self._metrics,
-            self._state,
             self._proven,
             self._trust,
             archived=None if self._archive is None else self._archive.shown,
@@ -152,7 +151,7 @@ class Service:
             self._state,
             self._metrics,
             self._proven,
-            Verifying(self._verification, self._trust.found, self._altered),
+            Verifying(self._verification, self._trust.found, self._altered, self._trust.anchor),
             live_first=self._following.live_first,
             settled=self._lists.settled,
         )

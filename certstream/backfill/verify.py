@@ -11,11 +11,12 @@ import structlog
 from certstream.backfill.patience import BARREN, RATE_LIMITED_S, RetrySettings
 from certstream.client.base import LogClient
 from certstream.client.clock import Clock
+from certstream.client.known_tree import KnownTree
 from certstream.client.proofs import Prover
 from certstream.client.range_proofs import RangeChecker, Unproven
 from certstream.client.signed_heads import SignedHeads
 from certstream.ct.types import HASH_BYTES, EntryBatch, LogInfo, TreeHead
-from certstream.errors import FetchError, RateLimitedError
+from certstream.errors import FetchError, LogMisbehaviourError, RateLimitedError
 from certstream.evidence import Case
 from certstream.intervals import Intervals
 from certstream.ledger import Trust
@@ -36,6 +37,7 @@ class Verification:
     key: bytes  # DER SubjectPublicKeyInfo
     prover: Prover
     evidence: Callable[[Case], None]  # called in the event loop; must not raise
+    known: KnownTree | None = None  # whose heads count, and no other's
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class LogVerifier:
     """
 
     def __init__(self, client: LogClient, verification: Verification, retry: RetrySettings, clock: Clock) -> None:
-        self.client = SignedHeads(client, verification.key, verification.evidence)
+        self.client = SignedHeads(client, verification.key, verification.evidence, verification.known)
         self._log = client.log
         self._verification = verification
         self._checker = RangeChecker(verification.prover, client.log)
@@ -82,17 +84,24 @@ class LogVerifier:
     async def check(self, batches: Sequence[EntryBatch], leaves: bytes) -> Checked:
         """What of consecutive batches is proven, given their leaf hashes, 32 bytes each. Raises nothing of a log's."""
         start, stop = batches[0].start, batches[-1].stop
-        head = self.client.covering(stop)
-        if head is None:
-            return self._found([Unproven(start, stop, f"{self._log.name}: no head with a signature that holds")], stop)
-        try:
-            unproven = await self._unproven(head, start, leaves)
-        except FetchError as exc:
-            self._say_untried(exc)
-            return Checked((Unproven(start, stop, str(exc)),)) if self.enforces else Checked()
+        error = f"{self._log.name}: no head with a signature that holds"
+        while (head := self.client.covering(stop)) is not None:
+            try:
+                return await self._check_under(head, batches, leaves)
+            except LogMisbehaviourError as exc:  # it covers nothing any more
+                error = str(exc)
+            except FetchError as exc:
+                self._say_untried(exc)
+                return Checked((Unproven(start, stop, str(exc)),)) if self.enforces else Checked()
+        return self._found([Unproven(start, stop, error)])
+
+    async def _check_under(self, head: TreeHead, batches: Sequence[EntryBatch], leaves: bytes) -> Checked:
+        """Raises FetchError; LogMisbehaviourError where the head is not of the known tree."""
+        start, stop = batches[0].start, batches[-1].stop
+        unproven = await self._unproven(head, start, leaves)
         for each in unproven:
             self._show(head, each, batches, leaves)
-        checked = self._found(unproven, stop)
+        checked = self._found(unproven)
         proven = Intervals.of((start, stop)) - Intervals.of(*((each.start, each.stop) for each in unproven))
         return Checked(checked.refused, Trust(proven, checked.trust.tainted))
 
@@ -100,6 +109,7 @@ class LogVerifier:
         failures = 0
         while True:
             try:
+                await self.client.check(head, start + len(leaves) // HASH_BYTES)
                 unproven = await self._checker.check_leaves(head, start, leaves)
             except RateLimitedError:
                 await self._clock.sleep(max(self.client.paused_s, RATE_LIMITED_S))
@@ -113,7 +123,7 @@ class LogVerifier:
                 self._without_proof = 0
                 return unproven
 
-    def _found(self, unproven: Sequence[Unproven], stop: int) -> Checked:
+    def _found(self, unproven: Sequence[Unproven]) -> Checked:
         if self.enforces:
             return Checked(tuple(unproven))
         for each in unproven:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import Final
 
 from certstream.client.base import LogClient, Readable
+from certstream.client.known_tree import KnownTree
 from certstream.client.waits import Waits
 from certstream.ct.signatures import verify_tree_head
 from certstream.ct.types import EntryBatch, LogInfo, TreeHead
-from certstream.errors import InvalidSignatureError, LogMisbehaviourError
+from certstream.errors import FetchError, InvalidSignatureError, LogMisbehaviourError
 from certstream.evidence import Case
 
 _HEADS: Final = 16  # remembered; frontends of a log lag a few heads behind each other
@@ -21,11 +23,17 @@ class SignedHeads:
     For reading out of order; who follows a log has VerifiedClient.
     """
 
-    def __init__(self, client: LogClient, key: bytes, evidence: Callable[[Case], None]) -> None:
-        """`key`: the log's SubjectPublicKeyInfo. `evidence` is called in the event loop and must not raise."""
+    def __init__(
+        self, client: LogClient, key: bytes, evidence: Callable[[Case], None], known: KnownTree | None = None
+    ) -> None:
+        """`key`: the log's SubjectPublicKeyInfo. `evidence` is called in the event loop and must not raise.
+
+        `known`: what heads must be consistent with; None where nothing is known.
+        """
         self._client = client
         self._key = key
         self._evidence = evidence
+        self._known = known
         self._heads: dict[int, TreeHead] = {}  # by tree size, in the order in which they came
 
     @property
@@ -54,8 +62,9 @@ class SignedHeads:
     async def head(self) -> TreeHead:
         """Return the log's newest word on its tree, its signature verified.
 
-        Raises FetchError; LogMisbehaviourError where the signature does not hold, or where it signed another root for
-        the same size before.
+        Raises FetchError; LogMisbehaviourError where the signature does not hold, where it signed another root for the
+        same size before, or where the head is shown not to be of the known tree. One that the log proves nothing about
+        now is a claim: see `check`.
         """
         head = await self._client.head()
         try:
@@ -64,14 +73,30 @@ class SignedHeads:
             error = f"{self.log.name}: {exc}"
             self._evidence(Case("signature", self.log, error, [head]))
             raise InvalidSignatureError(error) from exc
-        known = self._heads.setdefault(head.tree_size, head)
+        known = self._heads.get(head.tree_size, head)
         if known.root_hash != head.root_hash:
             error = f"{self.log.name}: another root than before for a tree of {head.tree_size} entries"
             self._evidence(Case("two_roots", self.log, error, [known, head]))
             raise LogMisbehaviourError(error)
+        with suppress(FetchError):
+            await self.check(head, head.tree_size)
+        self._heads.setdefault(head.tree_size, head)
         if len(self._heads) > _HEADS:
             del self._heads[next(iter(self._heads))]
         return head
+
+    async def check(self, head: TreeHead, stop: int) -> None:
+        """Check that a head's first `stop` entries are those of the known tree; it covers nothing any more where not.
+
+        Asks the log for nothing where that is known. Raises FetchError, or LogMisbehaviourError.
+        """
+        if self._known is None:
+            return
+        try:
+            await self._known.check(head, stop)
+        except LogMisbehaviourError:
+            self._heads.pop(head.tree_size, None)
+            raise
 
     def readable(self, position: int, tree_size: int) -> Readable:
         """Say how far to read now, see LogClient."""

@@ -14,7 +14,9 @@ from certstream.backfill.result import Result
 from certstream.backfill.run import BackfillSettings
 from certstream.backfill.verify import Mode, Verification
 from certstream.backfill.writer import CommitSettings
+from certstream.client.known_tree import KnownTree
 from certstream.client.proofs import prover
+from certstream.ct.edge import TreeEdge
 from certstream.ct.types import LogInfo, LogKind
 from certstream.evidence import Case
 from certstream.intervals import Intervals
@@ -43,21 +45,23 @@ def no_faults() -> None:
     LOG.endpoints.clear()
 
 
-def verifying(reader: Reader, mode: Mode, cases: list[Case]) -> Callable[[LogInfo], Verification]:
+def verifying(
+    reader: Reader, mode: Mode, cases: list[Case], edge: TreeEdge | None = None
+) -> Callable[[LogInfo], Verification]:
     def of(log: LogInfo) -> Verification:
-        return Verification(mode, log.key or b"", prover(reader.http, log), cases.append)
+        known = KnownTree(log, prover(reader.http, log), lambda: edge, cases.append)
+        return Verification(mode, log.key or b"", prover(reader.http, log), cases.append, known)
 
     return of
 
 
 async def filled(
-    reader: Reader, kind: LogKind, mode: Mode, archived: Intervals | None = None
+    reader: Reader, kind: LogKind, mode: Mode, archived: Intervals | None = None, edge: TreeEdge | None = None
 ) -> tuple[Result, Memory, list[Case]]:
-    """Everything of the log that is not archived, in small runs."""
+    """Everything of the log that is not archived, in small runs; `edge` is that of the tree that is known."""
     cases: list[Case] = []
-    run = Run(
-        reader, planned(LOG, kind, SIZE, archived), [LOG], settings=SMALL, verification=verifying(reader, mode, cases)
-    )
+    verification = verifying(reader, mode, cases, edge)
+    run = Run(reader, planned(LOG, kind, SIZE, archived), [LOG], settings=SMALL, verification=verification)
     return await run.result(), run.destination, cases
 
 
@@ -189,3 +193,49 @@ async def test_a_log_whose_proofs_hang_keeps_no_other_from_being_read(kind: LogK
             result = await run.result()
         assert (result.failed, result.verified) == ((), 2 * SIZE)
         assert [run.destination.holds(log.info(kind)) for log in (LOG, other)] == [WHOLE, WHOLE]
+
+
+def edge_of(size: int) -> TreeEdge:
+    return TreeEdge().extended(b"".join(LOG.tree.leaf(index) for index in range(size)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", MODES)
+async def test_nothing_is_proven_in_another_tree_than_the_one_that_is_known(kind: LogKind, mode: Mode) -> None:
+    async with reading(LOG) as reader:
+        LOG.faults.add(Fault(FaultKind.FORK, index=500))
+        result, memory, cases = await filled(reader, kind, mode, edge=edge_of(1_000))
+        assert result.verified == 0
+        assert {case.kind for case in cases} == {"inconsistent"}
+        if mode == "warn":
+            assert (result.failed, trust(memory, kind)) == ((), Trust(tainted=WHOLE))
+        else:
+            assert [(each.start, each.stop) for each in result.failed] == list(WHOLE)
+            assert "is not consistent with the first 1000" in result.failed[0].error
+            assert memory.holds(LOG.info(kind)) == Intervals()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_tree_that_begins_with_the_known_one_is_proven_with_one_more_proof(kind: LogKind) -> None:
+    async with reading(LOG) as reader:
+        result, memory, cases = await filled(reader, kind, "enforce", edge=edge_of(1_000))
+        assert (result.failed, trust(memory, kind), cases) == ((), Trust(WHOLE), [])
+        assert LOG.endpoints["get-sth-consistency"] == (1 if kind == "rfc6962" else 0)
+
+
+async def test_a_head_that_is_not_compared_at_first_proves_nothing_until_it_is() -> None:
+    async with reading(LOG) as reader:
+        LOG.faults.add(Fault(FaultKind.FORK, index=500))
+        LOG.faults.add(Fault(FaultKind.UNAVAILABLE, on="get-sth-consistency", times=1))
+        result, memory, cases = await filled(reader, "rfc6962", "warn", edge=edge_of(1_000))
+        assert (result.verified, trust(memory, "rfc6962")) == (0, Trust(tainted=WHOLE))
+        assert {case.kind for case in cases} == {"inconsistent"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_log_that_does_not_compare_its_trees_proves_nothing(mode: Mode) -> None:
+    async with reading(LOG) as reader:
+        LOG.faults.add(Fault(FaultKind.UNAVAILABLE, on="get-sth-consistency"))
+        result, memory, cases = await filled(reader, "rfc6962", mode, edge=edge_of(1_000))
+        assert (result.verified, trust(memory, "rfc6962"), cases) == (0, Trust(), [])
+        assert memory.holds(LOG.info("rfc6962")) == (WHOLE if mode == "warn" else Intervals())

@@ -23,9 +23,9 @@ from certstream.client.clock import Clock
 from certstream.client.proofs import Prover
 from certstream.client.range_proofs import RangeChecker, Unproven
 from certstream.client.signed_heads import SignedHeads
-from certstream.ct.edge import TreeEdge, leaf_hashes
+from certstream.ct.edge import leaf_hashes
 from certstream.ct.types import HASH_BYTES, MAX_TREE_SIZE, EntryBatch, LogInfo, TreeHead
-from certstream.errors import FetchError, InvalidProofError, LogMisbehaviourError, RateLimitedError, StorageError
+from certstream.errors import FetchError, LogMisbehaviourError, RateLimitedError, StorageError
 from certstream.evidence import Case
 from certstream.intervals import Intervals
 from certstream.serve.health import TaintedRange
@@ -84,7 +84,6 @@ class _Log:
     due_at: float = 0.0
     settled: Intervals = field(default_factory=Intervals)  # another reading would change nothing
     reasons: list[Unproven] = field(default_factory=list)  # ascending, apart
-    consistent: tuple[int, bytes, TreeEdge] | None = None  # size and root of the head that last was, and with what
 
     def explain(self, start: int, stop: int, reasons: Sequence[Unproven]) -> None:
         """Let these be the reasons of [start, stop)."""
@@ -135,14 +134,13 @@ class Rechecker:
         streamed: StreamedLeaves,
         archived: Archived | None,
         evidence: Callable[[Case], None],
-        edge: Callable[[LogInfo], TreeEdge | None],
         most: Callable[[], int],
         hold: Callable[[], Awaitable[None]],
         clock: Clock | None = None,
     ) -> None:
         """`logs` are those that are verified now; `archived` is None where nothing is archived.
 
-        `edge` gives the longest one that is proven to be of the log's tree, `hold` is awaited before each piece.
+        `hold` is awaited before each piece.
         """
         self._rows = rows
         self._logs = logs
@@ -150,7 +148,6 @@ class Rechecker:
         self._streamed = streamed
         self._archived = archived
         self._evidence = evidence
-        self._edge = edge
         self._most = most
         self._hold = hold
         self._clock = clock or Clock()
@@ -239,7 +236,7 @@ class Rechecker:
         before = await self._before(log, start, stop)
         if self._archived is not None and not before.leaves and not before.rows:
             return [Unproven(start, stop, NOT_ARCHIVED)]
-        head = await self._head(log, known, stop)
+        head = await _head(known.source.log, stop)
         entries = await _read(known.source.log, start, stop)
         unproven = await known.checker.check_leaves(head, start, entries.leaves)
         proven = Intervals.of((start, stop)) - Intervals.of(*((each.start, each.stop) for each in unproven))
@@ -257,23 +254,6 @@ class Rechecker:
         if self._archived is None or len(leaves) == stop - start:
             return _Before(leaves, {})
         return _Before(leaves, await asyncio.to_thread(self._archived, log, start, stop))
-
-    async def _head(self, log: LogInfo, known: _Log, stop: int) -> TreeHead:
-        """A signed head of the tree that is known to be the log's, which covers `stop`."""
-        head = await known.source.log.head()
-        edge = self._edge(log)
-        if head.tree_size < max(stop, 0 if edge is None else edge.size):
-            raise FetchError(f"{log.name}: the head has {head.tree_size} entries only")
-        if edge is not None and known.consistent != (head.tree_size, head.root_hash, edge):
-            try:
-                await known.source.prover.check_edge(head, edge)
-            except InvalidProofError as exc:
-                error = f"{log.name}: the head of {head.tree_size} entries is not that of the tree read so far: {exc}"
-                hashes = {f"root_at_{edge.size}": edge.root()}
-                self._evidence(Case("inconsistent", log, error, [head], hashes=hashes))
-                raise InvalidProofError(error) from exc
-            known.consistent = head.tree_size, head.root_hash, edge
-        return head
 
     def _tell(self, log: LogInfo, known: _Log, entries: _Entries, same: Intervals) -> None:
         """These were streamed as they stand in the tree."""
@@ -301,6 +281,15 @@ class Rechecker:
         # The head is no part of what tells cases apart: after a restart it is another, and the case the same
         bodies = {"head": head.note or b"%d %d %b" % (head.tree_size, head.timestamp_ms, head.root_hash.hex().encode())}
         self._evidence(Case("wrong_leaf", log, error, start=start, stop=stop, hashes=hashes, bodies=bodies))
+
+
+async def _head(log: SignedHeads, stop: int) -> TreeHead:
+    """A signed head of the tree that is known to be the log's, which covers `stop`."""
+    head = await log.head()
+    if head.tree_size < stop:
+        raise FetchError(f"{log.log.name}: the head has {head.tree_size} entries only")
+    await log.check(head, stop)
+    return head
 
 
 async def _read(log: SignedHeads, start: int, stop: int) -> _Entries:

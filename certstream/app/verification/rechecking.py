@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Self
 
 from certstream.app.settings import backfill_fetch_settings, log_client
@@ -13,13 +14,13 @@ from certstream.app.verification.trust import Trustees
 from certstream.client.base import ReadSettings
 from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
+from certstream.client.known_tree import KnownTree
 from certstream.client.proofs import prover
 from certstream.client.signed_heads import SignedHeads
 from certstream.config import Config
 from certstream.ct.types import LogInfo
 from certstream.metrics import Metrics
 from certstream.serve.health import TaintedRange
-from certstream.state import StateStore
 
 
 class Rechecking:
@@ -29,7 +30,6 @@ class Rechecking:
         self,
         config: Config,
         metrics: Metrics,
-        state: StateStore,
         rows: TaintedRows,
         trust: Trustees,
         *,
@@ -48,7 +48,6 @@ class Rechecking:
             streamed=trust.streamed,
             archived=archived,
             evidence=trust.found,
-            edge=trust.anchor,
             most=lambda: self._config.ct_log.verification_max_unproven_entries,
             hold=hold,
         )
@@ -76,4 +75,5 @@ class Rechecking:
             raise ValueError(f"{log.name}: its key is not known")
         reading = ReadSettings(self._config.ct_log.batch_size, self._config.backfill.fetch_concurrency)
         client = log_client(self._http, log, self._issuers, reading)
-        return Source(SignedHeads(client, log.key, self._trust.found), prover(self._http, log))
+        known = KnownTree(log, prover(self._http, log), partial(self._trust.anchor, log), self._trust.found)
+        return Source(SignedHeads(client, log.key, self._trust.found, known), prover(self._http, log))

@@ -26,6 +26,7 @@ from certstream.app.verification.streamed import StreamedLeaves
 from certstream.certs.batch import UPDATE_TYPES, decode
 from certstream.certs.hexadecimal import colon_hex
 from certstream.client.base import LogClient, ReadSettings
+from certstream.client.known_tree import KnownTree
 from certstream.client.proofs import prover
 from certstream.client.rfc6962 import Rfc6962Client
 from certstream.client.signed_heads import SignedHeads
@@ -74,7 +75,6 @@ class Again:
             streamed=self.streamed,
             archived=archived,
             evidence=self.cases.append,
-            edge=lambda _info: self.edge,
             most=lambda: self.most,
             hold=self._hold,
             clock=self.reader.time.clock,
@@ -82,7 +82,8 @@ class Again:
 
     def _source(self, info: LogInfo) -> Source:
         inner = self.client or self.reader.client(self.log, self.kind, batch_size=256)
-        return Source(SignedHeads(inner, self.log.spki, self.cases.append), prover(self.reader.http, info))
+        known = KnownTree(info, prover(self.reader.http, info), lambda: self.edge, self.cases.append)
+        return Source(SignedHeads(inner, self.log.spki, self.cases.append, known), prover(self.reader.http, info))
 
     async def _hold(self) -> None:
         self.held += 1
@@ -323,14 +324,15 @@ async def test_nothing_is_proven_under_a_head_of_another_tree_than_was_read_so_f
         assert (it.tainted, fresh.tainted()) == (Intervals(), [])
 
 
-async def test_a_head_of_a_frontend_that_lags_proves_nothing_yet() -> None:
+async def test_a_head_of_a_frontend_that_lags_proves_what_it_covers() -> None:
     async with again() as it:
         it.edge = TreeEdge().extended(b"".join(it.log.tree.leaf(index) for index in range(1_400)))
         it.streams(0, 100)
-        it.log.faults.add(Fault(FaultKind.SMALLER_TREE, entries=200, times=1))
+        it.streams(1_250, 1_350)
+        it.log.faults.add(Fault(FaultKind.SMALLER_TREE, entries=200, times=2))
         rechecker = it.rechecker()
         await all_of(rechecker)
-        assert rechecker.tainted() == it.listed((0, 100, "log: the head has 1300 entries only"))
+        assert rechecker.tainted() == it.listed((1_250, 1_350, "log: the head has 1300 entries only"))
         it.reader.time.now_s += 15
         await all_of(rechecker)
         assert (it.tainted, it.cases) == (Intervals(), [])
