@@ -254,6 +254,5 @@ async def fill(
 
 def retry_settings(ct_log: CtLogConfig) -> RetrySettings:
     """How patient reading again is with a log, from the configuration."""
-    return RetrySettings(
-        ct_log.retry_max_attempts, ct_log.retry_initial_delay_ms / 1000, ct_log.retry_max_delay_ms / 1000
-    )
+    longest_s = ct_log.retry_max_delay_ms / 1000
+    return RetrySettings(ct_log.retry_max_attempts, ct_log.retry_initial_delay_ms / 1000, longest_s, down_s=longest_s)
