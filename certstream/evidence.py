@@ -26,9 +26,8 @@ CaseKind: TypeAlias = Literal["wrong_leaf", "wrong_root", "two_roots", "inconsis
 CASE_KINDS: Final[tuple[CaseKind, ...]] = get_args(CaseKind)
 MARKS_AN_ENTRY: Final[frozenset[CaseKind]] = frozenset({"altered_precert"})  # and not its log
 
-_MOST_OF_A_LOG: Final = 100  # files; further cases are logged and counted, not written
-_MOST: Final = 1_000  # of all logs
-_MOST_ALTERED: Final = 10  # files of a log about such entries, which leave the room above to what makes it suspect
+_MOST_OF_A_KIND: Final = 20  # files about a log: what it does again and again leaves room for what else it does
+_MOST: Final = 1_000  # of all logs, and as many about entries, which make no log suspect
 _MOST_BYTES: Final = 256 << 10  # of one file; what is longer is cut and said so
 _NAME: Final = re.compile(r"(?P<log>[0-9a-f]{16})-(?P<kind>[a-z_]+)-(?P<case>[0-9a-f]{16})\.json")
 _VERSION: Final = 1
@@ -62,13 +61,13 @@ class Case:
 class EvidenceStore:
     """The directory of cases; it is made when there is the first. Belongs to one thread at a time.
 
-    At most _MOST_OF_A_LOG files of a log and _MOST of all, and _MOST_ALTERED of a log beside them. A failure to write
-    is logged, and tried again when the case is met again: evidence never stops a log.
+    At most _MOST_OF_A_KIND files of a kind about a log, and _MOST of all; further cases are counted, not written. A
+    failure to write is logged, and tried again when the case is met again: evidence never stops a log.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._full: set[tuple[str, bool]] = set()  # of what it was said that there is much already
+        self._full: set[tuple[str, str]] = set()  # of what it was said that there is much already
 
     def record(self, case: Case, noted_s: float) -> Path | None:
         """Write a case that is not there yet; `noted_s` is Unix time. Its file, None where none could be written."""
@@ -90,11 +89,11 @@ class EvidenceStore:
         return path
 
     def _is_full(self, case: Case, there: set[str]) -> bool:
-        """Whether no more of that kind is kept; said once for each log, until there is room."""
+        """Whether no more of that kind is kept; said once for each log and kind, until there is room."""
         marks_entry = case.kind in MARKS_AN_ENTRY
-        alike = [each["log"] for name in there if (each := _NAME.fullmatch(name)) and _marks_entry(each) == marks_entry]
-        of_log, place = alike.count(_log_key(case.log.base_url)), (case.log.base_url, marks_entry)
-        if of_log < (_MOST_ALTERED if marks_entry else _MOST_OF_A_LOG) and (marks_entry or len(alike) < _MOST):
+        names = [each for name in there if (each := _NAME.fullmatch(name)) and _marks_entry(each) == marks_entry]
+        place = _log_key(case.log.base_url), case.kind
+        if sum((each["log"], each["kind"]) == place for each in names) < _MOST_OF_A_KIND and len(names) < _MOST:
             self._full.discard(place)
             return False
         if place not in self._full:

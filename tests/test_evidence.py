@@ -71,17 +71,28 @@ def test_a_log_is_suspect_until_its_files_are_removed(tmp_path: Path) -> None:
     assert store.record(CASE, NOTED_S) == path
 
 
-def test_files_are_bounded_in_number_for_each_log(tmp_path: Path) -> None:
+def test_files_are_bounded_in_number_for_each_log_and_kind(tmp_path: Path) -> None:
     store = EvidenceStore(tmp_path)
-    kept = [store.record(replace(CASE, start=i, stop=i + 1), NOTED_S) for i in range(100)]
+    kept = [store.record(replace(CASE, start=i, stop=i + 1), NOTED_S) for i in range(20)]
     assert None not in kept
     with capture_logs() as lines:
-        assert store.record(replace(CASE, start=100, stop=101), NOTED_S) is None
-        assert store.record(replace(CASE, start=101, stop=102), NOTED_S) is None
+        assert store.record(replace(CASE, start=20, stop=21), NOTED_S) is None
+        assert store.record(replace(CASE, start=21, stop=22), NOTED_S) is None
     assert [line["event"] for line in lines] == ["there is much evidence already, further cases are not kept"]
     assert store.record(replace(CASE, log=OTHER), NOTED_S) is not None
-    assert store.suspects([LOG]) == {LOG.base_url: 100}
+    assert store.suspects([LOG]) == {LOG.base_url: 20}
+    assert store.record(replace(CASE, kind="inconsistent"), NOTED_S) is not None
     assert store.record(replace(CASE, kind="altered_precert"), NOTED_S) is not None
+
+
+def test_files_of_all_logs_are_bounded_in_number(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    logs = [replace(LOG, url=f"https://log{i}.example/") for i in range(50)]
+    kept = [store.record(replace(CASE, log=log, start=i, stop=i + 1), NOTED_S) for log in logs for i in range(20)]
+    assert None not in kept
+    assert store.record(replace(CASE, log=OTHER), NOTED_S) is None
+    assert store.record(replace(CASE, log=OTHER, kind="altered_precert"), NOTED_S) is not None
+    assert len(list(tmp_path.iterdir())) == 1_001
 
 
 def test_a_file_is_bounded_in_size(tmp_path: Path) -> None:
@@ -106,11 +117,8 @@ def test_what_cannot_be_written_is_said_and_tried_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/*.tmp*"))
 
 
-def test_an_altered_precertificate_makes_no_log_suspect_and_takes_no_other_evidence_s_room(tmp_path: Path) -> None:
+def test_an_altered_precertificate_makes_no_log_suspect(tmp_path: Path) -> None:
     store = EvidenceStore(tmp_path)
-    altered = [Case("altered_precert", LOG, "another", start=i, stop=i + 1) for i in range(11)]
-    assert [store.record(case, NOTED_S) is not None for case in altered] == [True] * 10 + [False]
+    altered = [Case("altered_precert", LOG, "another", start=i, stop=i + 1) for i in range(21)]
+    assert [store.record(case, NOTED_S) is not None for case in altered] == [True] * 20 + [False]
     assert store.suspects([LOG]) == {}
-    for i in range(100):
-        assert store.record(replace(CASE, start=i, stop=i + 1), NOTED_S) is not None
-    assert store.suspects([LOG]) == {LOG.base_url: 100}
