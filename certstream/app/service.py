@@ -30,20 +30,19 @@ from certstream.app.settings import (
     LiveSettings,
     LogRecipe,
     live_settings,
-    log_client,
     log_health,
     serve_options,
     stream_kinds,
 )
+from certstream.app.tailers import Tailers
 from certstream.app.verification.altered import AlteredPrecertificates
 from certstream.app.verification.proven import proven_rows
 from certstream.app.verification.rechecking import Rechecking
 from certstream.app.verification.trust import Trustees, evidence_directory
 from certstream.client.http import HttpClient
-from certstream.client.issuers import IssuerCache
 from certstream.config import Config, LoadedConfig
 from certstream.config.logs import Verification
-from certstream.ct.types import EntryBatch, LogInfo
+from certstream.ct.types import LogInfo
 from certstream.live.dedup import Deduplicator
 from certstream.live.publisher import Publisher
 from certstream.live.share import ShareSettings
@@ -125,7 +124,16 @@ class Service:
             archive=None if self._archive is None else self._archive.sink,
             marks=self._altered,
         )
-        self._issuers = IssuerCache(self._http)
+        self._tailers = Tailers(
+            self._http,
+            self._state,
+            self._publisher,
+            self._metrics,
+            trust=self._trust,
+            lists=self._lists,
+            archive=self._archive,
+            share=self._share,
+        )
         self._recheck = Rechecking(
             config,
             self._metrics,
@@ -305,42 +313,8 @@ class Service:
         else:
             self._archive.jobs.ask()
 
-    async def _publish(self, batch: EntryBatch) -> None:
-        waits = self._http.waits(batch.log)
-        if self._archive is not None:
-            with waits.on("archive"):
-                await self._archive.before(batch)
-        await self._publisher.publish(batch, waits)
-
     def _tailer(self, recipe: LogRecipe) -> Tailer:
-        followed, info = recipe.followed, recipe.followed.info
-        position = self._state.position(info.base_url)
-        self._metrics.trust.mmd(info.name, followed.mmd_s if followed.final is None else None)
-        return Tailer(
-            self._trust.client(recipe, log_client(self._http, info, self._issuers, recipe.read)),
-            publish=self._publish,
-            advance=lambda index, tree_size: self._advance(info, index, tree_size),
-            metrics=self._metrics.log(info.name),
-            position=None if position is None else position.current_index,
-            tree_size=0 if position is None else position.tree_size,
-            start=followed.start,
-            signed_heads=self._trust.is_verified(info),
-            settings=recipe.tail,
-            share=self._share,
-        )
-
-    def _advance(self, info: LogInfo, index: int, tree_size: int) -> None:
-        url = info.base_url
-        known = self._state.position(url)
-        if known is None:
-            self._state.begin(url, index, tree_size)
-            if self._archive is not None:
-                self._archive.take_up(info, index)
-        else:
-            took_entries = index > known.current_index
-            self._state.advance(url, index, tree_size, int(time.time()) if took_entries else known.last_success)
-        self._trust.keep_edge(info)
-        self._lists.advanced(url, index, tree_size)
+        return self._tailers.make(recipe)
 
     def _server(self) -> StreamServer:
         config = self._config

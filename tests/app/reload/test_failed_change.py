@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certstream.app import service as service_module
+from certstream.app import tailers
 from certstream.app.service import Service
 from certstream.app.settings import configured_logs, log_client
 from certstream.client.base import LogClient, ReadSettings
@@ -63,7 +63,7 @@ async def test_the_log_that_a_failed_change_left_is_followed_again(
             raise ValueError("cannot be read like that")
         return log_client(http, info, issuers, settings)
 
-    monkeypatch.setattr(service_module, "log_client", failing)
+    monkeypatch.setattr(tailers, "log_client", failing)
     log = SimulatedLog("log", kinds={"rfc6962"}, initial=10, seed=1)
     file = tmp_path / "config.yaml"
     async with SimulatorServer([log]) as server:
@@ -72,6 +72,7 @@ async def test_the_log_that_a_failed_change_left_is_followed_again(
             "port": 0,
             "ct_log": {"state_file": None, "poll_interval_ms": 50},
             "hot_reload": {"enabled": True},
+            "log_lists": {"enabled": False},
             "custom_logs": [{"name": "log", "url": info.url} for info in server.infos()],
         }
         put(file, before)
