@@ -95,6 +95,6 @@ async def until_read_again(service: Service) -> dict[str, Any]:
     async with asyncio.timeout(PATIENCE_S):
         while True:
             health = await service.health()
-            if {each["log"] for each in health["tainted"] if "the tree read so far" in each["error"]} == {*BOTH}:
+            if {each["log"] for each in health["tainted"] if "is not consistent with" in each["error"]} == {*BOTH}:
                 return health
             await asyncio.sleep(0.05)
