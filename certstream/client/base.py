@@ -66,6 +66,44 @@ class LogClient(Protocol):
         """
 
 
+class WrappedClient:
+    """Another LogClient, as it is: for what changes a part of it."""
+
+    def __init__(self, client: LogClient) -> None:
+        self._client = client
+
+    @property
+    def log(self) -> LogInfo:
+        """The log that is read."""
+        return self._client.log
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the log's operator takes requests again."""
+        return self._client.paused_s
+
+    @property
+    def waits(self) -> Waits:
+        """What reading the log spends its time on."""
+        return self._client.waits
+
+    async def head(self) -> TreeHead:
+        """Return the log's newest word on its tree, see LogClient."""
+        return await self._client.head()
+
+    def readable(self, position: int, tree_size: int) -> Readable:
+        """Say how far to read now, see LogClient."""
+        return self._client.readable(position, tree_size)
+
+    def forget(self) -> None:
+        """Keep nothing of what was downloaded, see LogClient."""
+        self._client.forget()
+
+    def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
+        """Yield the entries of [start, stop) in order, see LogClient."""
+        return self._client.batches(start, stop)
+
+
 class HttpReader:
     """What reading a log over HTTP has in common, whatever the protocol."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from certstream.client.base import LogClient, Readable
-from certstream.client.waits import Waits
+from certstream.client.base import LogClient, Readable, WrappedClient
 from certstream.ct.edge import TreeEdge
-from certstream.ct.types import EntryBatch, LogInfo, TreeHead
+from certstream.ct.types import TreeHead
 from certstream.errors import LogMisbehaviourError
 from certstream.evidence import Case
 
@@ -26,31 +25,16 @@ class FinalRoot:
     enforce: bool  # another root stops the reading
 
 
-class BoundedClient:
+class BoundedClient(WrappedClient):
     """A LogClient of the first `stop` entries. With `final` it is compared what the log says, and gave, up to there."""
 
     def __init__(self, client: LogClient, stop: int, final: FinalRoot | None = None) -> None:
-        self._client = client
+        super().__init__(client)
         self._stop = stop
         self._final = final
         self._is_noted = False
         self._is_compared = final is None  # what was read up to the bound, or a head of that size
         self._tree_size = 0  # of the log's largest head
-
-    @property
-    def log(self) -> LogInfo:
-        """The log that is read."""
-        return self._client.log
-
-    @property
-    def paused_s(self) -> float:
-        """Seconds until the log's operator takes requests again."""
-        return self._client.paused_s
-
-    @property
-    def waits(self) -> Waits:
-        """What reading the log spends its time on."""
-        return self._client.waits
 
     async def head(self) -> TreeHead:
         """Return the newest head, with `stop` for a size beyond it; what the log signed is not of that size then.
@@ -72,14 +56,6 @@ class BoundedClient:
         believed = max(tree_size, self._tree_size) if tree_size >= self._stop else tree_size
         readable = self._client.readable(position, believed)
         return readable if readable.stop < self._stop else Readable(self._stop, None if self._is_compared else _LOOK_S)
-
-    def forget(self) -> None:
-        """Keep nothing of what was downloaded, see LogClient."""
-        self._client.forget()
-
-    def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
-        """Yield the entries of [start, stop), see LogClient."""
-        return self._client.batches(start, stop)
 
     def _check_read(self, position: int) -> None:
         if self._final is None or position != self._stop:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from certstream.client.base import LogClient, Readable
+from certstream.client.base import LogClient, WrappedClient
 from certstream.client.known_tree import KnownTree
-from certstream.client.waits import Waits
 from certstream.ct.signatures import verify_tree_head
-from certstream.ct.types import EntryBatch, LogInfo, TreeHead
+from certstream.ct.types import TreeHead
 from certstream.errors import FetchError, InvalidSignatureError, LogMisbehaviourError
 from certstream.evidence import Case
 
 _HEADS: Final = 16  # remembered; frontends of a log lag a few heads behind each other
 
 
-class SignedHeads:
+class SignedHeads(WrappedClient):
     """A LogClient whose `head` is signed by the log; entries are not proven here, but `covering` says under what head.
 
     For reading out of order; who follows a log has VerifiedClient.
@@ -30,30 +29,11 @@ class SignedHeads:
 
         `known`: what heads must be consistent with; None where nothing is known.
         """
-        self._client = client
+        super().__init__(client)
         self._key = key
         self._evidence = evidence
         self._known = known
         self._heads: dict[int, TreeHead] = {}  # by tree size, in the order in which they came
-
-    @property
-    def log(self) -> LogInfo:
-        """The log that is read."""
-        return self._client.log
-
-    @property
-    def paused_s(self) -> float:
-        """Seconds until the log's operator takes requests again."""
-        return self._client.paused_s
-
-    @property
-    def waits(self) -> Waits:
-        """What reading the log spends its time on."""
-        return self._client.waits
-
-    def forget(self) -> None:
-        """Keep nothing of what was downloaded, see LogClient."""
-        self._client.forget()
 
     def covering(self, stop: int) -> TreeHead | None:
         """The first head that came of those with entries up to `stop`: what is proven under it stays so."""
@@ -97,11 +77,3 @@ class SignedHeads:
         except LogMisbehaviourError:
             self._heads.pop(head.tree_size, None)
             raise
-
-    def readable(self, position: int, tree_size: int) -> Readable:
-        """Say how far to read now, see LogClient."""
-        return self._client.readable(position, tree_size)
-
-    def batches(self, start: int, stop: int) -> AsyncGenerator[EntryBatch, None]:
-        """Yield the entries of [start, stop) in order, see LogClient."""
-        return self._client.batches(start, stop)

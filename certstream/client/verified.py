@@ -13,13 +13,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from certstream.client.base import LogClient, Readable
+from certstream.client.base import LogClient, Readable, WrappedClient
 from certstream.client.proofs import Prover
 from certstream.client.proven_tree import Proof, ProvenTree
 from certstream.client.trail import Trail
-from certstream.client.waits import Waits
 from certstream.ct.edge import TreeEdge, leaf_hashes
-from certstream.ct.types import HASH_BYTES, TILE_WIDTH, EntryBatch, LogInfo, TreeHead, cut_batch, slice_batch
+from certstream.ct.types import HASH_BYTES, TILE_WIDTH, EntryBatch, TreeHead, cut_batch, slice_batch
 from certstream.errors import FetchError, InvalidSignatureError, LogMisbehaviourError
 from certstream.evidence import Case
 
@@ -63,7 +62,7 @@ class _Read:
         return _Read(batch, self.before, self.hashes[: count * HASH_BYTES], self.edge_at(stop))
 
 
-class VerifiedClient:
+class VerifiedClient(WrappedClient):
     """A LogClient of proven entries.
 
     `enforce`: `batches` yields nothing that is not proven; where a proof fails, what lies before the batch or tile that
@@ -91,7 +90,7 @@ class VerifiedClient:
 
         `anchor`: the longest one that was proven before, where that is another.
         """
-        self._client = client
+        super().__init__(client)
         self._findings = findings
         self._mode = mode
         self._tree = ProvenTree(client.log, prover, key, findings.evidence, edge, anchor)
@@ -108,21 +107,6 @@ class VerifiedClient:
         self._last: _Read | None = None  # that was yielded
         self._newest_size = 0  # of the head that came last
         self._is_short = False  # the log did not give what a larger head before that promises
-
-    @property
-    def log(self) -> LogInfo:
-        """The log that is read."""
-        return self._client.log
-
-    @property
-    def paused_s(self) -> float:
-        """Seconds until the log's operator takes requests again."""
-        return self._client.paused_s
-
-    @property
-    def waits(self) -> Waits:
-        """What reading the log spends its time on."""
-        return self._client.waits
 
     @property
     def anchor(self) -> TreeEdge | None:
@@ -168,10 +152,6 @@ class VerifiedClient:
         if self._mode == "enforce":
             tree_size = min(tree_size, max(position, self._tree.tree_size))
         return self._client.readable(position, tree_size)
-
-    def forget(self) -> None:
-        """Keep nothing of what was downloaded, see LogClient."""
-        self._client.forget()
 
     async def finish(self, budget_s: float) -> None:
         """Prove what went out and is not proven yet, within `budget_s`; nothing more is proven after that."""
