@@ -26,6 +26,7 @@ from certstream.app.lists.sources import follows_lists
 from certstream.app.merge import MergeOutcome, merge_staging
 from certstream.app.settings import backfill_fetch_settings
 from certstream.app.threads import in_thread
+from certstream.app.until_stop import finished
 from certstream.app.verification.verifying import Verifying
 from certstream.archive.coverage import LookCancelledError
 from certstream.archive.merge.staging import check_staging
@@ -166,7 +167,7 @@ class Jobs:
         options, tables = self._config.backfill, self._tables
         say_starting(tables, options.from_index)
         self._started("backfill")
-        await self._until_ready()
+        await finished(self._ready(), self._stop)
         look = partial(survey, tables, self._logs, self._ceilings(), options.from_index)
         surveyed = await in_thread(look, self._stop)
         plan = surveyed.plan
@@ -196,14 +197,6 @@ class Jobs:
 
     def _opened(self, http: HttpClient) -> None:
         self._http = http
-
-    async def _until_ready(self) -> None:
-        waits = [asyncio.ensure_future(self._ready()), asyncio.ensure_future(self._stop.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
 
     async def _merge(self) -> None:
         tables, metrics = self._tables, self._metrics.archive

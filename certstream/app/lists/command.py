@@ -12,6 +12,7 @@ from certstream.app.lists.list_logs import logs_json, logs_text
 from certstream.app.lists.log_keys import with_keys
 from certstream.app.lists.sources import asks_lists, follows_lists, is_kind_followed, log_lists
 from certstream.app.settings import configured_logs, fetch_settings
+from certstream.app.until_stop import finished
 from certstream.client.http import HttpClient
 from certstream.client.log_list import LogLists
 from certstream.config import Config, LoadedConfig
@@ -33,7 +34,7 @@ async def _list_logs(config: Config, *, as_json: bool) -> int:
         asked = asks_lists(config, configured)
         lists = log_lists(config, http, configured, keep=False) if asked else None
         with Signals(hang_up_ends=True) as signals:
-            if lists is not None and not await _refreshed(lists, signals.stop):
+            if lists is not None and not await finished(_refresh(lists), signals.stop):
                 return 1
         keyed = configured if lists is None else with_keys(configured, lists.find)
         choice = _followed(config, lists.choice) if lists is not None and follows_lists(config) else LogChoice()
@@ -50,19 +51,8 @@ def _positions(config: Config) -> dict[str, int]:
     return {url: position.current_index for url, position in positions.items()}
 
 
-async def _refreshed(lists: LogLists, stop: asyncio.Event) -> bool:
-    """Take what is kept, and what is newer; False where `stop` came before."""
-    working = [asyncio.ensure_future(_refresh(lists)), asyncio.ensure_future(stop.wait())]
-    try:
-        await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in working:
-            each.cancel()
-        await asyncio.wait(working)
-    return not stop.is_set()
-
-
 async def _refresh(lists: LogLists) -> None:
+    """Take what is kept, and what is newer."""
     await lists.load()
     await lists.refresh()
 

@@ -24,6 +24,7 @@ from certstream.app.lists.sources import (
     log_selection,
 )
 from certstream.app.settings import FollowedLog
+from certstream.app.until_stop import finished
 from certstream.client.http import HttpClient
 from certstream.client.log_list import ListStatus, LogLists
 from certstream.client.log_list_source import ListSource
@@ -107,13 +108,7 @@ class ListedLogs:
         """Fetch the lists, for up to a minute, or until `stop`."""
         if self._lists is None:
             return
-        working = [asyncio.ensure_future(self._lists.refresh()), asyncio.ensure_future(stop.wait())]
-        try:
-            await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in working:
-                each.cancel()
-            await asyncio.wait(working)
+        await finished(self._lists.refresh(), stop)
         self._is_settled = True
         self._known.set()
 
