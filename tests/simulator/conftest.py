@@ -8,10 +8,19 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from tests.simulator.simulator_support import Served
+from certstream.simulator import SimulatedLog
+from tests.simulator.simulator_support import NOW_S, Served
 
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     async with AsyncExitStack() as stack, aiohttp.ClientSession() as session:
         yield Served(stack, session)
+
+
+@pytest.fixture
+async def log(served: Served) -> SimulatedLog:
+    """A log of 300 entries at NOW_S."""
+    made = SimulatedLog("log", initial=300, clock=lambda: NOW_S)
+    await served.start(made)
+    return made

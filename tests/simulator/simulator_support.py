@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import orjson
 
-from certstream.ct.types import LogKind
+from certstream.ct.rfc6962 import parse_sth
+from certstream.ct.static_ct import parse_checkpoint
+from certstream.ct.types import LogKind, TreeHead
 from certstream.simulator import SimulatedLog, SimulatorServer
+
+NOW_S: Final = 1_790_000_000.4
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,20 @@ class Served:
 
     async def static(self, log: SimulatedLog, path: str, **options: Any) -> Body:
         return await self.get(log, "static", path, **options)
+
+
+async def head_of(served: Served, log: SimulatedLog, kind: LogKind) -> TreeHead:
+    """The log's newest head, as it is read."""
+    if kind == "static":
+        return parse_checkpoint((await served.static(log, "checkpoint")).body, log.origin, log.log_id)
+    return parse_sth((await served.classic(log, "get-sth")).body)
+
+
+async def page(served: Served, log: SimulatedLog, start: int = 0, end: int = 31) -> Body:
+    """The answer to get-entries from `start` to `end`, inclusive."""
+    return await served.classic(log, "get-entries", start=start, end=end)
+
+
+def leaves(body: Body) -> list[bytes]:
+    """The leaf inputs of such an answer."""
+    return [base64.b64decode(entry["leaf_input"]) for entry in body.json["entries"]]

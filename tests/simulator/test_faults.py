@@ -2,43 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 from email.utils import parsedate_to_datetime
 
 import aiohttp
 import pytest
 
 from certstream.ct.merkle import leaf_hash
-from certstream.ct.rfc6962 import parse_sth
 from certstream.ct.signatures import verify_tree_head
-from certstream.ct.static_ct import parse_checkpoint, parse_data_tile
-from certstream.ct.types import LogKind, TreeHead
+from certstream.ct.static_ct import parse_data_tile
+from certstream.ct.types import LogKind
 from certstream.errors import InvalidSignatureError
 from certstream.simulator import Fault, FaultKind, SimulatedLog
 from certstream.simulator.faults import Faults, Request, parse_fault
-from tests.simulator.simulator_support import Body, Served
-
-NOW_S = 1_790_000_000.4
-
-
-@pytest.fixture
-async def log(served: Served) -> SimulatedLog:
-    made = SimulatedLog("log", initial=300, clock=lambda: NOW_S)
-    await served.start(made)
-    return made
-
-
-async def head_of(served: Served, log: SimulatedLog, kind: LogKind) -> TreeHead:
-    if kind == "static":
-        return parse_checkpoint((await served.static(log, "checkpoint")).body, log.origin, log.log_id)
-    return parse_sth((await served.classic(log, "get-sth")).body)
-
-
-async def page(served: Served, log: SimulatedLog, start: int = 0, end: int = 31) -> Body:
-    return await served.classic(log, "get-entries", start=start, end=end)
-
-
-def leaves(body: Body) -> list[bytes]:
-    return [base64.b64decode(entry["leaf_input"]) for entry in body.json["entries"]]
+from tests.simulator.simulator_support import NOW_S, Served, head_of, leaves, page
 
 
 @pytest.mark.parametrize(
@@ -68,7 +45,7 @@ async def test_retry_after_comes_in_seconds_or_as_a_date(served: Served, log: Si
     assert (await page(served, log)).headers["Retry-After"] == "7"
     log.faults.add(Fault(kind, retry_after_s=7, retry_after_date=True))
     when = parsedate_to_datetime((await page(served, log)).headers["Retry-After"])
-    assert when.timestamp() == 1_790_000_008
+    assert when.timestamp() == math.ceil(NOW_S + 7)
 
 
 async def test_a_reset_connection_gives_no_answer(served: Served, log: SimulatedLog) -> None:

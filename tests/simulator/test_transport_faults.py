@@ -10,18 +10,7 @@ import pytest
 
 from certstream.simulator import Fault, FaultKind, SimulatedLog
 from certstream.simulator.transport import gzip_bomb
-from tests.simulator.simulator_support import Body, Served
-
-
-@pytest.fixture
-async def log(served: Served) -> SimulatedLog:
-    made = SimulatedLog("log", initial=300)
-    await served.start(made)
-    return made
-
-
-async def page(served: Served, log: SimulatedLog) -> Body:
-    return await served.classic(log, "get-entries", start=0, end=31)
+from tests.simulator.simulator_support import Served, page
 
 
 async def test_an_empty_answer_has_status_200(served: Served, log: SimulatedLog) -> None:

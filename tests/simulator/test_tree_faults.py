@@ -8,37 +8,14 @@ from hashlib import sha256
 import pytest
 
 from certstream.ct.merkle import leaf_hash, verify_consistency, verify_inclusion
-from certstream.ct.rfc6962 import parse_sth
 from certstream.ct.signatures import verify_tree_head
-from certstream.ct.static_ct import parse_checkpoint, parse_data_tile
-from certstream.ct.types import LogKind, TreeHead
+from certstream.ct.static_ct import parse_data_tile
+from certstream.ct.types import LogKind
 from certstream.errors import InvalidProofError
 from certstream.simulator import Fault, FaultKind, SimulatedLog
-from tests.simulator.simulator_support import Body, Served
+from tests.simulator.simulator_support import Served, head_of, leaves, page
 
 KINDS: list[LogKind] = ["rfc6962", "static"]
-NOW_S = 1_790_000_000.0
-
-
-@pytest.fixture
-async def log(served: Served) -> SimulatedLog:
-    made = SimulatedLog("log", initial=300, clock=lambda: NOW_S)
-    await served.start(made)
-    return made
-
-
-async def head_of(served: Served, log: SimulatedLog, kind: LogKind) -> TreeHead:
-    if kind == "static":
-        return parse_checkpoint((await served.static(log, "checkpoint")).body, log.origin, log.log_id)
-    return parse_sth((await served.classic(log, "get-sth")).body)
-
-
-async def page(served: Served, log: SimulatedLog, start: int, end: int) -> Body:
-    return await served.classic(log, "get-entries", start=start, end=end)
-
-
-def leaves(body: Body) -> list[bytes]:
-    return [base64.b64decode(entry["leaf_input"]) for entry in body.json["entries"]]
 
 
 def hashes(proof: list[str]) -> list[bytes]:
