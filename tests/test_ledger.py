@@ -23,10 +23,7 @@ ROOT = Path(__file__).parent.parent
 URL = "https://log.example/2026h2"
 OTHER = "https://other.example"
 UNREADABLE = "what is verified cannot be read, so nothing counts as verified"
-
-
-def spans(*pairs: tuple[int, int]) -> Intervals:
-    return Intervals.of(*pairs)
+spans = Intervals.of
 
 
 def scattered(count: int, start: int = 0) -> Intervals:

@@ -15,6 +15,7 @@ from certstream.archive.schema import PARTITION
 from certstream.archive.sink.buffer import PackedRows
 from certstream.certs.arrow import SCHEMA
 from certstream.ct.types import LogInfo
+from certstream.ledger import Ledger, ledger_beside
 
 DATE: Final = "2026-11-23"
 
@@ -111,3 +112,8 @@ def packed(log: LogInfo, start: int, stop: int, *, date: str = DATE, der: bytes 
     """Rows of [start, stop) as the live sink takes them; every tenth did not parse."""
     (batch,) = rows(log.base_url, range(start, stop), date=date, der=der).to_batches()
     return PackedRows(log, start, stop, batch.serialize())
+
+
+def ledger(root: Path) -> Ledger:
+    """What is known of the rows of the table at `root`."""
+    return Ledger(ledger_beside(root))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +21,8 @@ from tests.archive.archive_support import rows, url
 
 A: Final = url(0)
 B: Final = url(1)
+
+_ROOT: Final = Path(__file__).parents[2]
 
 
 def fill(root: Path, *tables: pa.Table, form: TableFormat = NATIVE, settings: WriteSettings | None = None) -> None:
@@ -39,6 +43,22 @@ def merge(main: Path | Committer, staging: Path, **options: Any) -> MergeResult:
     """Merge and return what came of it."""
     committer = main if isinstance(main, Committer) else Committer(main)
     return Merge(committer, staging, **options).run(threading.Event())
+
+
+def crash_merging(crash: str, main: Path, staging: Path) -> None:
+    """Merge in a process that ends at once, without any cleaning up, where `crash` is called."""
+    script = f"""
+import os, shutil, sys, threading
+from pathlib import Path
+import certstream.archive.merge.carried
+from certstream.archive.commit import Committer
+from certstream.archive.merge.merge import Merge
+{crash} = lambda *_, **__: os._exit(9)
+main, staging = map(Path, sys.argv[1:])
+Merge(Committer(main), staging, batch_rows=10).run(threading.Event())
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(main), str(staging)], cwd=_ROOT, check=False)
+    assert done.returncode == 9
 
 
 def picture(root: Path) -> dict[str, tuple[bytes, int]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import Final
 
 import pytest
 from structlog.testing import capture_logs
@@ -15,19 +12,11 @@ from certstream.archive.commit import Committer
 from certstream.archive.merge.carried import CarriedTrust
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
-from certstream.ledger import Ledger, Trust, ledger_beside
-from tests.archive.archive_support import held
-from tests.archive.merge_support import A, B, fill_indices, merge
+from certstream.ledger import Trust
+from tests.archive.archive_support import held, ledger
+from tests.archive.merge_support import A, B, crash_merging, fill_indices, merge
 
-ROOT: Final = Path(__file__).parents[2]
-
-
-def ledger(root: Path) -> Ledger:
-    return Ledger(ledger_beside(root))
-
-
-def spans(*pairs: tuple[int, int]) -> Intervals:
-    return Intervals.of(*pairs)
+spans = Intervals.of
 
 
 @pytest.fixture
@@ -95,22 +84,6 @@ def test_a_damaged_ledger_of_staging_leaves_the_rows_unverified(main: Path, stag
     assert not staging.exists()
 
 
-def run_until(crash: str, *tables: Path) -> None:
-    """Merge in a process that ends at once, without any cleaning up, where `crash` is called."""
-    script = f"""
-import os, sys, threading
-from pathlib import Path
-import certstream.archive.merge.carried
-from certstream.archive.commit import Committer
-from certstream.archive.merge.merge import Merge
-{crash} = lambda *_, **__: os._exit(9)
-main, staging = map(Path, sys.argv[1:])
-Merge(Committer(main), staging, batch_rows=10).run(threading.Event())
-"""
-    done = subprocess.run([sys.executable, "-c", script, *map(str, tables)], cwd=ROOT, check=False)
-    assert done.returncode == 9
-
-
 @pytest.mark.parametrize(
     "crash",
     [
@@ -125,7 +98,7 @@ def test_a_crash_anywhere_loses_nothing_of_what_is_known(main: Path, staging: Pa
     fill_indices(main, range(3))
     fill_indices(staging, range(10), range(10, 20), range(20, 30))
     ledger(staging).note({A: Trust(spans((0, 15), (17, 30)), spans((15, 17)))})
-    run_until(crash, main, staging)
+    crash_merging(crash, main, staging)
     known, rows = ledger(main).read().get(A, Trust()), Intervals.of(*((i, i + 1) for i in held(main)[A]))
     assert (known.verified | known.tainted) - rows == Intervals()
     merge(main, staging)
@@ -136,7 +109,7 @@ def test_a_crash_anywhere_loses_nothing_of_what_is_known(main: Path, staging: Pa
 def test_a_damaged_note_of_an_interrupted_merge_is_said(main: Path, staging: Path) -> None:
     fill_indices(staging, range(10), range(10, 20))
     ledger(staging).note({A: Trust(spans((0, 20)))})
-    run_until("certstream.archive.merge.carried.CarriedTrust.inserted", main, staging)
+    crash_merging("certstream.archive.merge.carried.CarriedTrust.inserted", main, staging)
     (staging / storage.SIDE / "merging.json").write_bytes(b'{"version": 1}')
     with capture_logs() as logs:
         merge(main, staging)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import pytest
 from deltalake import DeltaTable, write_deltalake
@@ -21,9 +18,7 @@ from certstream.archive.merge.staging import is_staged, sweep_staging
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from tests.archive.archive_support import DATE, committed_files, data_files, held, rows
-from tests.archive.merge_support import A, B, fill_indices, merge, picture
-
-ROOT: Final = Path(__file__).parents[2]
+from tests.archive.merge_support import A, B, crash_merging, fill_indices, merge, picture
 
 
 class Interrupted(Committer):
@@ -176,29 +171,12 @@ def test_a_failure_to_delete_is_told_and_is_no_error(tmp_path: Path, monkeypatch
     assert not staging.exists()
 
 
-def run_until(crash: str, *tables: Path) -> None:
-    """Merge in a process that ends at once, without any cleaning up, where `crash` is called."""
-    script = f"""
-import os, sys, threading
-from pathlib import Path
-import shutil
-import certstream.archive.commit
-from certstream.archive.commit import Committer
-from certstream.archive.merge.merge import Merge
-{crash} = lambda *_, **__: os._exit(9)
-main, staging = map(Path, sys.argv[1:])
-Merge(Committer(main), staging, batch_rows=10).run(threading.Event())
-"""
-    done = subprocess.run([sys.executable, "-c", script, *map(str, tables)], cwd=ROOT, check=False)
-    assert done.returncode == 9
-
-
 def test_a_crash_before_a_commit_leaves_all_to_the_next_merge(tmp_path: Path) -> None:
     main, staging = tmp_path / "main", tmp_path / "staging"
     fill_indices(main, range(5))
     fill_indices(staging, range(10))
     before = picture(staging)
-    run_until("certstream.archive.table.Snapshot.commit", main, staging)
+    crash_merging("certstream.archive.table.Snapshot.commit", main, staging)
     assert held(main) == {A: [*range(5)]}
     assert picture(staging) == before
     assert merge(main, staging) == MergeResult(inserted=5, skipped=5, staging_rows=10)
@@ -209,7 +187,7 @@ def test_a_crash_after_a_commit_leaves_the_rest_to_the_next_merge(tmp_path: Path
     main, staging = tmp_path / "main", tmp_path / "staging"
     fill_indices(staging, range(10), range(10, 20), range(20, 30))
     before = picture(staging)
-    run_until("certstream.archive.coverage.Coverage.add", main, staging)
+    crash_merging("certstream.archive.coverage.Coverage.add", main, staging)
     assert held(main) == {A: [*range(10)]}
     assert picture(staging) == before
     assert merge(main, staging) == MergeResult(inserted=20, skipped=10, staging_rows=30)
@@ -219,7 +197,7 @@ def test_a_crash_after_a_commit_leaves_the_rest_to_the_next_merge(tmp_path: Path
 def test_what_a_crash_in_the_deletion_leaves_is_swept_later(tmp_path: Path) -> None:
     main, staging = tmp_path / "main", tmp_path / "staging"
     fill_indices(staging, range(10))
-    run_until("shutil.rmtree", main, staging)
+    crash_merging("shutil.rmtree", main, staging)
     assert held(main) == {A: [*range(10)]}
     assert not is_staged(staging)
     assert len(list(tmp_path.iterdir())) == 2

@@ -16,16 +16,13 @@ from certstream.archive.dropped import Dropped
 from certstream.archive.table import Table
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
-from certstream.ledger import Ledger, Trust, ledger_beside
-from tests.archive.archive_support import log_info, make_reference_table, rows
+from certstream.ledger import Trust
+from tests.archive.archive_support import ledger, log_info, make_reference_table, rows
 from tests.archive.merge_support import A, B, fill, fill_indices, merge
 
 LOG, OTHER = log_info(0), log_info(1)
 NOTHING = Intervals()
-
-
-def spans(*pairs: tuple[int, int]) -> Intervals:
-    return Intervals.of(*pairs)
+spans = Intervals.of
 
 
 @pytest.fixture
@@ -36,10 +33,6 @@ def main(tmp_path: Path) -> Path:
 @pytest.fixture
 def staging(tmp_path: Path) -> Path:
     return tmp_path / "staging"
-
-
-def ledger(root: Path) -> Ledger:
-    return Ledger(ledger_beside(root))
 
 
 def of(reader: CoverageReader, ceiling: Ceiling | None = None, missing: Intervals = NOTHING) -> LogCoverage:

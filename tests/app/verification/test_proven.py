@@ -19,10 +19,7 @@ from tests.archive.sink_support import MANUAL, running, sink, until
 LOG = log_info(0)
 OTHER = log_info(1)
 URL = LOG.base_url
-
-
-def spans(*pairs: tuple[int, int]) -> Intervals:
-    return Intervals.of(*pairs)
+spans = Intervals.of
 
 
 @pytest.fixture
