@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from certstream.ct.types import LogInfo, LogKind
+from certstream.ct.edge import TreeEdge
+from certstream.ct.types import HASH_BYTES, LogInfo, LogKind
 from certstream.intervals import Intervals
 from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.simulator.faults import Fault, FaultKind
@@ -142,6 +145,89 @@ async def test_what_staging_has_verified_is_verified_after_its_merge(tmp_path: P
     assert known(tmp_path, info, STAGING) == expected
     assert (await run(tmp_path, options, "--merge", "--staging-path", STAGING)).code == 0
     assert known(tmp_path, info) == expected
+
+
+def anchored(directory: Path, log: SimulatedLog, info: LogInfo) -> None:
+    """A state file that stands behind the whole log and knows the tree that it has now."""
+    leaves = b"".join(log.tree.leaf(index) for index in range(log.tree_size))
+    assert len(leaves) == log.tree_size * HASH_BYTES
+    edge = base64.b64encode(TreeEdge().extended(leaves).to_bytes()).decode()
+    position = {"current_index": log.tree_size, "tree_size": log.tree_size, "last_success": 0, "edge": edge}
+    state = {"version": 1, "logs": {info.base_url: position}}
+    (directory / "certstream_state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("rfc6962", "enforce"), ("static", "warn")])
+async def test_nothing_is_proven_in_another_tree_than_the_one_that_the_state_file_knows(
+    tmp_path: Path, simulate: Simulate, kind: LogKind, mode: str
+) -> None:
+    log, info = await one_log(simulate, kind, 600)
+    anchored(tmp_path, log, info)
+    fork = log.faults.add(Fault(FaultKind.FORK, index=300))  # signed, and right in itself
+    log.grow(100)
+    options = options_of([info], mode)
+    done = await run(tmp_path, options, "--backfill", "--from", "0")
+    archived = [] if mode == "enforce" else list(range(600))
+    assert (done.code, rows_of(tmp_path / MAIN, info.base_url)) == (int(mode == "enforce"), archived)
+    assert known(tmp_path, info).verified == Intervals()
+    assert {case["kind"] for case in evidence(tmp_path)} == {"inconsistent"}
+    failed = done.events("range failed, it stays missing")
+    assert bool(failed) == (mode == "enforce")
+    assert all("is not consistent with the first 600" in line["error"] for line in failed)
+    log.faults.remove(fork)
+    again = await run(tmp_path, options, "--backfill" if mode == "enforce" else "--verify")
+    assert again.code == 0
+    assert known(tmp_path, info) == Trust(Intervals.of((0, 600)))
+
+
+async def test_verify_proves_no_row_in_another_tree_than_the_one_that_the_state_file_knows(
+    tmp_path: Path, simulate: Simulate
+) -> None:
+    log, info = await one_log(simulate, "static", 600)
+    anchored(tmp_path, log, info)
+    options = options_of([info], "warn")
+    assert (await run(tmp_path, options, "--backfill", "--from", "0")).code == 0
+    ledger_beside(tmp_path / MAIN).unlink()
+    log.faults.add(Fault(FaultKind.FORK, index=300))
+    log.grow(100)
+    before = snapshot_of(tmp_path / MAIN / "_delta_log")
+    done = await run(tmp_path, options, "--verify")
+    assert done.code == 1
+    assert "is not consistent with the first 600" in done.stdout
+    assert known(tmp_path, info).verified == Intervals()
+    assert {case["kind"] for case in evidence(tmp_path)} == {"inconsistent"}
+    assert snapshot_of(tmp_path / MAIN / "_delta_log") == before
+
+
+async def test_verify_takes_a_table_that_another_tool_wrote_with_our_columns(
+    tmp_path: Path, simulate: Simulate
+) -> None:
+    _, info = await one_log(simulate, "static", 600)
+    write_state(tmp_path, {info.base_url: 600})
+    options = options_of([info], "warn")
+    assert (await run(tmp_path, options, "--backfill", "--from", "0")).code == 0
+    rows = DeltaTable(tmp_path / MAIN).to_pyarrow_table()
+    shutil.rmtree(tmp_path / "data")
+    write_deltalake(tmp_path / MAIN, rows, partition_by=["seen_date"])  # no ledger, nothing of our own in its log
+    before = snapshot_of(tmp_path / MAIN)
+    done = await run(tmp_path, options, "--verify")
+    assert (done.code, done.stdout) == (0, "")
+    assert known(tmp_path, info) == Trust(Intervals.of((0, 600)))
+    after = snapshot_of(tmp_path / MAIN)
+    assert {path: stat for path, stat in after.items() if not path.startswith("_certstream/")} == before
+
+
+async def test_verify_names_a_table_that_is_none_of_ours_and_leaves_it_alone(
+    tmp_path: Path, simulate: Simulate
+) -> None:
+    _, info = await one_log(simulate, "static", 600)
+    write_state(tmp_path, {info.base_url: 600})
+    write_deltalake(tmp_path / MAIN, pa.table({"cert_index": [1, 2], "other": ["a", "b"]}))
+    before = snapshot_of(tmp_path / "data")
+    done = await run(tmp_path, options_of([info], "warn"), "--verify")
+    assert done.code == 1
+    assert str(tmp_path / MAIN) in done.lines[-1]["event"] + str(done.lines[-1].get("error"))
+    assert snapshot_of(tmp_path / "data") == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
