@@ -210,6 +210,10 @@ def coverage(loaded: LoadedConfig, *, staging_path: str | None, logs: str | None
         report = reader.report([each.info for each in known], _ceilings(config))
     finally:
         reader.save()
+    if reader.lacks_main():
+        log.warning("archive does not exist, nothing is archived", table_path=str(tables.main))
+    if reader.lacks_staging():
+        log.warning("staging table does not exist, nothing is staged", staging_path=str(tables.staging))
     if logs is not None:
         report = report.only(logs)
         if not report.logs:

@@ -12,7 +12,7 @@ from certstream.client.clock import Clock
 from certstream.delivery_metrics import DeliveryMetrics
 from certstream.live.share import LogShare, ShareSettings, share_of_all
 from certstream.live.tailer import TailStatus
-from certstream.serve.health import LateLog, Readiness
+from certstream.serve.health import NO_LIST, LateLog, Readiness
 
 _WORST: Final = 5  # logs that are named
 
@@ -38,13 +38,15 @@ class DeliveryWatch:
         metrics: DeliveryMetrics,
         min_share: Callable[[], float],
         *,
+        lacks_lists: Callable[[], bool] = lambda: False,
         settings: ShareSettings | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`min_share` is asked at each look: it may change."""
+        """`min_share` is asked at each look: it may change. `lacks_lists`: none could be had of those asked."""
         self._logs = logs
         self._metrics = metrics
         self._min_share = min_share
+        self._lacks_lists = lacks_lists
         self._settings = settings or ShareSettings()
         self._clock = clock or Clock()
         self._below_since: float | None = None
@@ -77,6 +79,8 @@ class DeliveryWatch:
         """Whether to send clients here, and why not."""
         statuses = self._logs.statuses()
         ready = Readiness(share=self.share, min_share=self._min_share())
+        if not statuses and self._lacks_lists():
+            return Readiness(NO_LIST, ready.share, ready.min_share)
         if statuses and all(status.last_success_s is None for status in statuses):
             return Readiness("no log has answered yet", ready.share, ready.min_share)
         if not self._is_below:

@@ -20,7 +20,7 @@ from certstream.app.following import Following
 from certstream.app.leaving import leave_in_time
 from certstream.app.lists.listed_logs import ListedLogs
 from certstream.app.lists.log_keys import refuse_without_keys
-from certstream.app.lists.sources import list_figures, list_health
+from certstream.app.lists.sources import lacks_lists, list_figures, list_health
 from certstream.app.notify import ServiceManager, status_line
 from certstream.app.orphans import reap_orphans
 from certstream.app.owners import refuse_as_root
@@ -143,7 +143,11 @@ class Service:
             hold=self._following.live_first,
         )
         self._delivery = DeliveryWatch(
-            self._following, self._metrics.delivery, lambda: self._live.min_share, settings=self._share
+            self._following,
+            self._metrics.delivery,
+            lambda: self._live.min_share,
+            lacks_lists=lambda: lacks_lists(self._lists.statuses()),
+            settings=self._share,
         )
         self._serving: StreamServer | None = None
         self._reloader: Reloader[LiveSettings] | None = None

@@ -45,10 +45,12 @@ class Watched:
         self.metrics = Metrics()
         self.logs = Logs()
         self.min_share = min_share
+        self.lacks_lists = False
         self.watch = DeliveryWatch(
             self.logs,
             self.metrics.delivery,
             lambda: self.min_share,
+            lacks_lists=lambda: self.lacks_lists,
             settings=ShareSettings(unready_s=300),
             clock=self.time.clock,
         )
@@ -77,6 +79,16 @@ def test_without_logs_the_service_is_ready() -> None:
     watched = Watched()
     assert watched.ready
     assert math.isnan(watched.shown())
+
+
+def test_while_no_log_list_could_be_had_and_no_log_is_followed_it_is_not_ready() -> None:
+    watched = Watched()
+    watched.lacks_lists = True
+    assert watched.watch.readiness().reason == "no log is followed: no log list could be had yet"
+    watched.ticks(1, mine=share(1))
+    assert watched.ready, "a configured log is followed all the same"
+    watched.lacks_lists = False
+    assert Watched().ready
 
 
 def test_until_one_log_has_answered_it_is_not() -> None:

@@ -157,6 +157,18 @@ async def test_the_table_of_an_archive_and_its_staging(tmp_path: Path) -> None:
     assert chosen.lines[-1]["event"] == "--logs: no log that is configured or archived has 'nowhere' in its name or URL"
 
 
+async def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    nothing = await run(tmp_path, archive_options([]), "--coverage", "--staging-path", "./nowhere")
+    assert nothing.code == 0
+    assert nothing.only("archive does not exist, nothing is archived")["table_path"].endswith("/" + MAIN)
+    fill(tmp_path / MAIN, LOG, range(10))
+    mistyped = await run(tmp_path, archive_options([]), "--coverage", "--staging-path", "./nowhere")
+    assert mistyped.only("staging table does not exist, nothing is staged")["staging_path"].endswith("/nowhere")
+    assert "archive does not exist" not in str(mistyped.lines)
+    assert "archived                  10  0 to 9" in mistyped.stdout
+    assert not (tmp_path / "nowhere").exists()
+
+
 @pytest.mark.parametrize("broken", ["_delta_log/00000000000000000001.json", "_certstream/dropped.json"])
 async def test_what_cannot_be_read_is_exit_1(tmp_path: Path, broken: str) -> None:
     fill(tmp_path / MAIN, LOG, range(10))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -153,8 +154,9 @@ async def test_log_that_cannot_be_reached_is_named_and_taken_up_later(
     await service.until(lambda line: line.get("state") == "following")
 
 
-async def test_without_logs_it_serves_and_warns_once(start_service: StartService) -> None:
-    service = await start_service({})
+@pytest.mark.parametrize("lists", [{"enabled": False}, {"google": False, "apple": False}])
+async def test_without_logs_it_serves_and_warns_once(start_service: StartService, lists: dict[str, Any]) -> None:
+    service = await start_service({"log_lists": lists})
     warned = [line for line in service.lines if "no logs are configured" in line["event"]]
     assert len(warned) == 1
     assert any("no logs are configured" in warning for warning in (await service.health())["warnings"])

@@ -6,7 +6,9 @@ import asyncio
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
+import pytest
 from aiohttp import web
 
 from tests.client.log_list_support import Publisher, publishing
@@ -73,10 +75,18 @@ async def test_with_no_list_at_all_it_says_why_and_is_exit_1(tmp_path: Path) -> 
         assert ended.code == 1
         assert "404" in ended.only("log list cannot be had")["error"]
         assert "404" in ended.stdout
+        assert any("No log list can be had" in line["event"] for line in ended.lines)
         log = {"name": "mine", "url": "https://ct.example.com/3", "key": classic(3)["key"]}
         publisher.answers = [lambda: web.Response(status=404)]
         options = {**listing(publisher, log_lists={"enabled": True}), "custom_logs": [log]}
         assert (await run(tmp_path, options, FLAG)).code == 0
+
+
+@pytest.mark.parametrize("lists", [{"enabled": False}, {"google": False, "apple": False}])
+async def test_without_logs_and_lists_it_says_so_and_is_exit_1(tmp_path: Path, lists: dict[str, Any]) -> None:
+    ended = await run(tmp_path, {"log_lists": lists}, FLAG)
+    assert (ended.code, ended.stdout) == (1, "")
+    assert any("no log list is asked" in line["event"] for line in ended.lines)
 
 
 async def test_a_signal_ends_it_while_a_list_is_waited_for(tmp_path: Path) -> None:

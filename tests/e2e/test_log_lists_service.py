@@ -170,10 +170,12 @@ async def test_ports_answer_while_no_list_can_be_had_and_its_logs_follow_when_it
     assert (health["status"], health["logs"]) == ("degraded", [])
     assert health["warnings"] == ["no log is followed: no log list could be had yet"]
     assert [(each["name"], each["logs"]) for each in health["lists"]] == [("ours", 0)]
+    assert (await service.get("/health/ready"))[0] == 503
     publisher.publish(entry(log))
     await look_again(service, publisher, 61)
     await log_has_position(service, log)
     assert (await service.health())["status"] == "healthy"
+    assert (await service.get("/health/ready"))[0] == 200
     assert (await service.stop())[0] == 0
     assert stands_at(service, url_of(log, "rfc6962")) == 10, "it is the first look at the list"
 

@@ -285,7 +285,9 @@ async def test_verify_names_what_the_log_cannot_prove_and_goes_on_later(tmp_path
     assert (await run(tmp_path, options, "--backfill", "--from", "0")).code == 0
     done = await run(tmp_path, options, "--verify", "--logs", "log0")
     assert done.code == 1
-    assert done.stdout.splitlines()[1].split()[-2:] == [str(WRONG), str(WRONG + 1)]
+    line = done.stdout.splitlines()[1]
+    assert line.split()[-2:] == [str(WRONG), str(WRONG + 1)]
+    assert line.count(info.name) == 1, "the reason does not say it again"
     assert known(tmp_path, info).tainted == Intervals.of((WRONG, WRONG + 1))
     log.faults.clear()  # what was wrong of the entry is in no column
     assert (await run(tmp_path, options, "--verify")).code == 0

@@ -60,6 +60,14 @@ class CoverageReader:
             ]
             return CoverageReport(self._tables.main, self._tables.staging, self._clock(), tuple(found))
 
+    def lacks_main(self) -> bool:
+        """Whether there was no archive at the last look."""
+        return not self._main.is_there
+
+    def lacks_staging(self) -> bool:
+        """Whether there was no table at the last look where one of staging was named."""
+        return self._staging is not None and not self._staging.is_there
+
     def _urls(self) -> set[str]:
         looks = [look for look in (self._main, self._staging) if look is not None]
         return {url for look in looks for url in look.coverage.logs()} | set(self._dropped.logs())
@@ -113,6 +121,7 @@ class _TableLook:
         self._cancelled = cancelled
         self._ledger = Ledger(ledger_beside(root))
         self._trusts: dict[str, Trust] = {}
+        self.is_there = False
         self._begin()
 
     def _begin(self) -> None:
@@ -124,6 +133,7 @@ class _TableLook:
         # Before the table: what is verified is never ahead of the rows, so all of it is of rows that are seen then
         self._trusts = self._ledger.read()
         snapshot = Table(self._root).open()
+        self.is_there = snapshot is not None
         if snapshot is None:
             self._begin()
             return

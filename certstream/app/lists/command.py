@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import uvloop
 
 from certstream.app.lists.list_logs import logs_json, logs_text
 from certstream.app.lists.log_keys import with_keys
-from certstream.app.lists.sources import asks_lists, follows_lists, is_kind_followed, log_lists
+from certstream.app.lists.sources import asks_lists, follows_lists, is_kind_followed, lacks_lists, log_lists
 from certstream.app.settings import configured_logs, fetch_settings
 from certstream.app.until_stop import finished
 from certstream.client.http import HttpClient
@@ -20,6 +22,15 @@ from certstream.ct.log_choice import LogChoice, OmittedLog
 from certstream.metrics import Metrics
 from certstream.signals import Signals
 from certstream.state import read_positions
+
+_NO_LIST: Final = (
+    "No log list can be had, so no log is followed. Let this machine reach what the table names, or give lists in "
+    "log_lists.lists, or name logs in custom_logs and static_logs; certstream --demo needs no network."
+)
+
+_NO_LOGS: Final = (
+    "No log is configured, and no log list is asked. Name logs in custom_logs and static_logs, or let log_lists do it."
+)
 
 
 def list_logs(loaded: LoadedConfig, *, as_json: bool) -> int:
@@ -41,7 +52,10 @@ async def _list_logs(config: Config, *, as_json: bool) -> int:
         statuses = [] if lists is None else lists.statuses()
     show = logs_json if as_json else logs_text
     print(show(statuses, choice, [log.info for log in keyed], _positions(config)), end="")
-    return 0 if configured or not statuses or any(status.age_s is not None for status in statuses) else 1
+    if configured or (statuses and not lacks_lists(statuses)):
+        return 0
+    print(_NO_LIST if statuses else _NO_LOGS, file=sys.stderr)
+    return 1
 
 
 def _positions(config: Config) -> dict[str, int]:

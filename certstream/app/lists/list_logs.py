@@ -69,7 +69,12 @@ def logs_json(
 
 def _list_row(status: ListStatus) -> tuple[str, ...]:
     published = "" if status.published_ms is None else _time(status.published_ms)
-    trouble = f"waits for {status.waits_for}" if status.waits_for else status.error
+    # The column before it says which file or URL it is about
+    trouble = (
+        f"waits for {status.waits_for}"
+        if status.waits_for
+        else (status.error or "").removeprefix(f"{status.location}: ")
+    )
     return (
         status.name,
         f"{status.logs:,}",
@@ -78,7 +83,7 @@ def _list_row(status: ListStatus) -> tuple[str, ...]:
         _NONE if status.age_s is None else _age(status.age_s),
         "yes" if status.signed else "no",
         status.location,
-        _line(trouble or ""),
+        _line(trouble),
     )
 
 

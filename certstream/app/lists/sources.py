@@ -35,14 +35,20 @@ _DIRECTORY: Final = "log_lists"
 def follows_lists(config: Config) -> bool:
     """Whether the logs of the lists are read."""
     enabled = config.log_lists.enabled
+    if not _names_lists(config):
+        return False
     return not (config.custom_logs or config.static_logs) if enabled is None else enabled
 
 
 def asks_lists(config: Config, configured: Iterable[FollowedLog]) -> bool:
     """Whether lists are read at all: for their logs, or for the key of a configured one."""
-    if config.log_lists.enabled is False:
+    if config.log_lists.enabled is False or not _names_lists(config):
         return False
     return follows_lists(config) or lack_keys(configured)
+
+
+def _names_lists(config: Config) -> bool:
+    return any(list_sources(config.log_lists))
 
 
 def lack_keys(logs: Iterable[FollowedLog]) -> bool:
@@ -127,6 +133,11 @@ def list_health(statuses: Iterable[ListStatus]) -> list[ListHealth]:
         )
         for status in statuses
     ]
+
+
+def lacks_lists(statuses: Sequence[ListStatus]) -> bool:
+    """Whether there are lists, and none of them could be had yet, from its publisher or from the disk."""
+    return bool(statuses) and all(status.age_s is None for status in statuses)
 
 
 def list_figures(statuses: Iterable[ListStatus]) -> list[ListFigures]:

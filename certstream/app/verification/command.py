@@ -204,7 +204,8 @@ async def _read_again(
 
 
 def _unproven(failed: FailedRange) -> Unverified:
-    return Unverified(failed.log, failed.start, failed.stop, failed.error)
+    # The column before it has the log's name already
+    return Unverified(failed.log, failed.start, failed.stop, failed.error.removeprefix(f"{failed.log.name}: "))
 
 
 def unverified_table(unverified: Sequence[Unverified]) -> str:

@@ -75,7 +75,7 @@ def test_the_other_logs_stand_with_the_reason() -> None:
         (GOOD, ["117", "89.25", "2026-08-21 00:00 UTC", "2 h ago", "yes", "https://h/list.json", ""]),
         (
             ListStatus("own", "own.json", False, "", None, 0.0, 3, "own.json: \x1b gone", None),
-            ["3", "-", "-", "0 s ago", "no", "own.json", "own.json: ? gone"],
+            ["3", "-", "-", "0 s ago", "no", "own.json", "? gone"],
         ),
         (
             ListStatus("apple", "a", False, "5", None, 90_000.0, 3, None, "google"),
