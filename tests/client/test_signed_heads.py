@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
 import pytest
 
 from certstream.client.signed_heads import SignedHeads
@@ -10,21 +14,28 @@ from certstream.errors import FetchError, InvalidSignatureError, LogMisbehaviour
 from certstream.evidence import Case
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
-from tests.client.reading_support import Reader, reading, taken
+from tests.client.reading_support import reading, taken
 
 KINDS: list[LogKind] = ["rfc6962", "static"]
 
 
-def heads_of(reader: Reader, log: SimulatedLog, kind: LogKind, cases: list[Case]) -> SignedHeads:
-    return SignedHeads(reader.client(log, kind), log.spki, cases.append)
+class Signed(NamedTuple):
+    log: SimulatedLog
+    heads: SignedHeads
+    cases: list[Case]
+
+
+@asynccontextmanager
+async def signed(kind: LogKind) -> AsyncIterator[Signed]:
+    """A log of 300 entries, and its heads."""
+    log, cases = SimulatedLog("log", initial=300), list[Case]()
+    async with reading(log) as reader:
+        yield Signed(log, SignedHeads(reader.client(log, kind), log.spki, cases.append), cases)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_first_head_that_covers_a_range_is_what_it_is_proven_under(kind: LogKind) -> None:
-    log = SimulatedLog("log", initial=300)
-    cases: list[Case] = []
-    async with reading(log) as reader:
-        heads = heads_of(reader, log, kind, cases)
+    async with signed(kind) as (log, heads, cases):
         assert heads.covering(0) is None
         first = await heads.head()
         log.grow(100)
@@ -42,10 +53,7 @@ async def test_the_first_head_that_covers_a_range_is_what_it_is_proven_under(kin
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_head_that_the_log_did_not_sign_is_evidence_and_no_reference(kind: LogKind) -> None:
-    log = SimulatedLog("log", initial=300)
-    cases: list[Case] = []
-    async with reading(log) as reader:
-        heads = heads_of(reader, log, kind, cases)
+    async with signed(kind) as (log, heads, cases):
         log.faults.add(Fault(FaultKind.WRONG_SIGNATURE))
         with pytest.raises(InvalidSignatureError, match="log: "):
             await heads.head()
@@ -55,10 +63,7 @@ async def test_a_head_that_the_log_did_not_sign_is_evidence_and_no_reference(kin
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_another_root_for_the_same_size_is_evidence_and_the_first_one_stays(kind: LogKind) -> None:
-    log = SimulatedLog("log", initial=300)
-    cases: list[Case] = []
-    async with reading(log) as reader:
-        heads = heads_of(reader, log, kind, cases)
+    async with signed(kind) as (log, heads, cases):
         first = await heads.head()
         log.faults.add(Fault(FaultKind.FORK, index=5))
         with pytest.raises(LogMisbehaviourError, match="another root than before"):
@@ -68,10 +73,7 @@ async def test_another_root_for_the_same_size_is_evidence_and_the_first_one_stay
 
 
 async def test_a_head_that_does_not_come_is_no_evidence() -> None:
-    log = SimulatedLog("log", initial=300)
-    cases: list[Case] = []
-    async with reading(log) as reader:
-        heads = heads_of(reader, log, "static", cases)
+    async with signed("static") as (log, heads, cases):
         log.faults.add(Fault(FaultKind.UNAVAILABLE))
         with pytest.raises(FetchError):
             await heads.head()

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from certstream.client.verified import Mode
+from certstream.client.verified import Mode, VerifiedClient
 from certstream.ct.types import LogKind
 from certstream.errors import FetchError, LogMisbehaviourError
 from certstream.simulator.faults import Fault, FaultKind
-from tests.client.test_verified_client import MODES, SIZE, pytest_generate_tests, verified
+from tests.client.verified_support import MODES, SIZE, Verified, pytest_generate_tests, verified
 
 __all__ = ["pytest_generate_tests"]
+
+
+async def sign_a_fork_once(it: Verified, client: VerifiedClient) -> None:
+    """Let the client take a head of another tree, and then one of the log's own."""
+    fork = it.log.faults.add(Fault(FaultKind.FORK, index=100))
+    await client.head()
+    it.log.faults.remove(fork)
+    it.log.grow(1_000)
+    await client.head()
 
 
 async def test_a_fork_that_was_signed_once_holds_nothing_up_that_another_head_proves(kind: LogKind) -> None:
     async with verified(kind, size=2_000) as it:
         client = it.client("enforce")
-        fork = it.log.faults.add(Fault(FaultKind.FORK, index=100))
-        await client.head()
-        it.log.faults.remove(fork)
-        it.log.grow(1_000)
-        await client.head()
+        await sign_a_fork_once(it, client)
         assert await it.take(client, 0, SIZE) == (SIZE, None)
         assert it.found.indices(it.found.proven) == list(range(SIZE))
 
@@ -28,11 +33,7 @@ async def test_a_fork_that_was_signed_once_holds_nothing_up_that_another_head_pr
 async def test_a_head_of_which_the_log_proves_nothing_makes_room_for_another(kind: LogKind) -> None:
     async with verified(kind, size=2_000) as it:
         client = it.client("enforce")
-        fork = it.log.faults.add(Fault(FaultKind.FORK, index=100))
-        await client.head()
-        it.log.faults.remove(fork)
-        it.log.grow(1_000)
-        await client.head()
+        await sign_a_fork_once(it, client)
         it.log.faults.add(Fault(FaultKind.STATUS, on="*second=2000" if kind == "rfc6962" else "*p/208", status=404))
         it.log.faults.add(Fault(FaultKind.STATUS, on="tile/0/007" if kind == "static" else "-", times=1, status=404))
         position, error = await it.take(client, 0, SIZE)

@@ -49,6 +49,15 @@ async def log_has_position(service: Service, log: SimulatedLog) -> None:
     await service.until(lambda line: line.get("log") == log.name and line.get("position") is not None)
 
 
+async def follow(begin: StartService, publisher: Publisher, *logs: SimulatedLog) -> Service:
+    """A service that follows a list of these logs, each from its head."""
+    publisher.publish(*map(entry, logs))
+    service = await begin({**listing(publisher), **ON})
+    for log in logs:
+        await log_has_position(service, log)
+    return service
+
+
 async def is_suspect(service: Service, log: SimulatedLog) -> None:
     await service.until(lambda line: line["event"].startswith("log is suspect") and line["log"] == log.name)
 
@@ -102,12 +111,8 @@ async def test_a_log_that_appears_is_read_from_0_and_one_that_disappears_to_its_
 ) -> None:
     a, b, new = (SimulatedLog(name, initial=10, seed=seed) for seed, name in enumerate(("a", "b", "new")))
     await simulate(a, b, new)
-    publisher.publish(entry(a), entry(b))
-    service = await begin({**listing(publisher), **ON})
-    for log in (a, b):
-        await log_has_position(service, log)
+    service = await follow(begin, publisher, a, b)
     async with service.listen() as client:
-        requests = len(a.requests)
         publisher.publish(entry(a), entry(new, "static"))
         await look_again(service, publisher, 61)
         await client.until_index("new", 9)
@@ -117,7 +122,6 @@ async def test_a_log_that_appears_is_read_from_0_and_one_that_disappears_to_its_
         await client.until_index("a", 14)
     assert client.indices("new") == list(range(10))
     assert client.indices("a") == list(range(10, 15))
-    assert requests
     assert [line["log"] for line in service.lines if line["event"] == "stopped following log"] == ["b"], "of the others"
     assert followed(await service.health()) == ["a", "new"]
     assert (await service.stop())[0] == 0
@@ -129,9 +133,7 @@ async def test_a_log_that_appears_while_the_service_is_stopped_is_read_from_0(
 ) -> None:
     a, new = SimulatedLog("a", initial=10), SimulatedLog("new", initial=20, seed=1)
     await simulate(a, new)
-    publisher.publish(entry(a))
-    service = await begin(listing(publisher))
-    await log_has_position(service, a)
+    service = await follow(begin, publisher, a)
     assert (await service.stop())[0] == 0
     publisher.publish(entry(a), entry(new))
     await service.start()
@@ -146,9 +148,7 @@ async def test_without_a_network_the_list_that_was_kept_is_followed(
 ) -> None:
     log = SimulatedLog("log", initial=10)
     await simulate(log)
-    publisher.publish(entry(log))
-    service = await begin(listing(publisher))
-    await log_has_position(service, log)
+    service = await follow(begin, publisher, log)
     assert (await service.stop())[0] == 0
     assert list((service.directory / KEPT).iterdir())
     log.grow(5)
@@ -186,12 +186,9 @@ async def test_a_readonly_log_is_read_to_its_final_tree_head_and_no_further(
     a, b = SimulatedLog("a", initial=20), SimulatedLog("b", initial=300, seed=1)
     await simulate(a, b)
     final_a, final_b = a.tree.root(20), b.tree.root(270)
-    publisher.publish()
     other = SimulatedLog("other", initial=1, seed=2)
     await simulate(other)
-    publisher.publish(entry(other))
-    service = await begin({**listing(publisher), **ON})
-    await log_has_position(service, other)
+    service = await follow(begin, publisher, other)
     publisher.publish(entry(other), readonly(a, 20, final_a), readonly(b, 270, final_b, "static"))
     await look_again(service, publisher, 61)
     await eventually(lambda: stands_at(service, url_of(a, "rfc6962")) == 20)
@@ -207,9 +204,7 @@ async def test_the_position_of_a_log_goes_along_to_its_new_url(
 ) -> None:
     log = SimulatedLog("log", initial=10)
     await simulate(log)
-    publisher.publish(entry(log))
-    service = await begin({**listing(publisher), **ON})
-    await log_has_position(service, log)
+    service = await follow(begin, publisher, log)
     async with service.listen() as client:
         publisher.publish(entry(log, "static"))
         await look_again(service, publisher, 61)
@@ -248,10 +243,7 @@ async def test_a_log_that_disappears_while_it_is_behind_is_read_to_its_last_head
 ) -> None:
     a, b = SimulatedLog("a", initial=10), SimulatedLog("b", initial=10, seed=1)
     await simulate(a, b)
-    publisher.publish(entry(a), entry(b))
-    service = await begin({**listing(publisher), **ON})
-    for log in (a, b):
-        await log_has_position(service, log)
+    service = await follow(begin, publisher, a, b)
     async with service.listen() as client:
         failing = b.faults.add(Fault(FaultKind.SERVER_ERROR, on="get-entries"))
         b.grow(50)
@@ -274,9 +266,7 @@ async def test_for_want_of_the_list_no_log_is_left(
 ) -> None:
     log = SimulatedLog("log", initial=10)
     await simulate(log)
-    publisher.publish(entry(log))
-    service = await begin({**listing(publisher), **ON})
-    await log_has_position(service, log)
+    service = await follow(begin, publisher, log)
     shutil.rmtree(service.directory / KEPT)
     publisher.signature = b"of something else"
     await look_again(service, publisher, 61)  # all that is known of the list is what is followed
@@ -294,9 +284,7 @@ async def test_another_root_than_that_of_the_final_tree_head_is_evidence(
     ended, grown = SimulatedLog("ended", initial=20), SimulatedLog("grown", initial=300, seed=1)
     other = SimulatedLog("other", initial=1, seed=2)
     await simulate(ended, grown, other)
-    publisher.publish(entry(other))
-    service = await begin({**listing(publisher), **ON})
-    await log_has_position(service, other)
+    service = await follow(begin, publisher, other)
     wrong = bytes(32)
     publisher.publish(entry(other), readonly(ended, 20, wrong), readonly(grown, 270, wrong))
     await look_again(service, publisher, 61)
