@@ -61,7 +61,11 @@ class Fields:
 
     walked: BoolArray  # the walk took the row
     readable: BoolArray  # the nesting down to the extensions could be read
-    tbs: Spans  # whole TBSCertificate; only of rows that the walk took
+    # Only of rows that the walk took: whole TBSCertificate; where its content, [3] in it and SEQUENCE in that begin
+    tbs: Spans
+    tbs_content: Int64Array
+    extensions_tagged: Int64Array
+    extensions_listed: Int64Array
     serial: Spans  # content of the INTEGER
     signature_oid: Spans  # content of the OBJECT IDENTIFIER outside the TBSCertificate
     issuer: Spans  # whole Name
@@ -139,6 +143,9 @@ def _empty_fields(n: int) -> Fields:
         walked=np.zeros(n, np.bool_),
         readable=np.zeros(n, np.bool_),
         tbs=Spans(none, none),
+        tbs_content=none,
+        extensions_tagged=none,
+        extensions_listed=none,
         serial=Spans(none, none),
         signature_oid=Spans(none, none),
         issuer=Spans(none, none),
@@ -160,7 +167,7 @@ def _walk_certificate(octets: Octets, cert: Spans, fields: Fields) -> BoolArray:
     tag, outer, outer_stop, good = element(cert.start, cert.stop)
     good &= (tag == SEQUENCE) & (outer_stop == cert.stop)
     tag, pos, tbs_stop, ok = element(outer, outer_stop)
-    fields.tbs = Spans(outer, tbs_stop)
+    fields.tbs, fields.tbs_content = Spans(outer, tbs_stop), pos
     good &= ok & (tag == SEQUENCE) & (octets.words[pos] & 0xFFFFFFFFFF == _VERSION_3)
     tag, start, stop, ok = element(np.minimum(pos + 5, tbs_stop), tbs_stop)
     good &= ok & (tag == INTEGER) & (stop > start)
@@ -179,8 +186,10 @@ def _walk_certificate(octets: Octets, cert: Spans, fields: Fields) -> BoolArray:
     fields.subject = Spans(pos, stop)
     tag, _, stop, ok = element(stop, tbs_stop)
     good &= ok & (tag == SEQUENCE)
+    fields.extensions_tagged = stop
     tag, start, stop, ok = element(stop, tbs_stop)
     good &= ok & (tag == EXTENSIONS) & (stop == tbs_stop)
+    fields.extensions_listed = start
     tag, start, stop, ok = element(start, stop)
     good &= ok & (tag == SEQUENCE) & (stop == tbs_stop) & _walk_signature(octets, tbs_stop, outer_stop, fields)
     fields.extensions = Spans(start, stop)

@@ -7,24 +7,25 @@ issuer. The precertificate itself, which messages and archive show, no hash cove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from certstream.certs import der
 from certstream.certs.columns import Certificates
 from certstream.certs.der import BoolArray
 from certstream.certs.lenient import Element, children, read_element
-from certstream.ct.rfc6962 import u24
-from certstream.ct.types import PRECERT_ENTRY, EntryBatch, Int64Array, Spans
+from certstream.ct.types import PRECERT_ENTRY, EntryBatch, Int64Array
 
 # Extension { OID, critical TRUE, OCTET STRING { NULL } }, as every precertificate has it
 _POISON: Final = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
 _POISON_VALUE: Final = len(_POISON) - 2  # where its value begins
-_POISON_WORDS: Final = (0, 8, len(_POISON) - 8)  # of eight bytes, which are all of it
-_TBS_OFFSET: Final = 48  # of a leaf's TBSCertificate, from the 0x00 that a leaf hash begins with
+_TBS_OFFSET: Final = 45  # of the length of a leaf's TBSCertificate, from the 0x00 that a leaf hash begins with
+_LENGTH_BYTES: Final = 3
+_SIZES: Final = 1 << 12  # headers that are remembered: certificates are of few hundred sizes
 _SIGNING_PURPOSE: Final = bytes.fromhex(
     "060a2b06010401d679020404"
 )  # Precertificate Signing Certificate (RFC 6962 §3.1)
@@ -41,146 +42,80 @@ def altered_precertificates(
     `issuer` gives the DER of the first certificate of a row's chain, None where it is not known; it is asked for few
     rows. What cannot be read counts as altered, but where the leaf holds the very same bytes: the hash covers them all.
     """
+    is_precert = [batch.entry_type == PRECERT_ENTRY for batch in batches]
+    rows = np.flatnonzero(np.concatenate(is_precert))
+    leaf = np.concatenate([batch.leaf.start - len(batch.leaf_prefix) for batch in batches])[rows] + _TBS_OFFSET
+    columns = rows, leaf, _is_usual(certs, rows), *_pieces(certs, rows)
+    precerts = zip(*(column.tolist() for column in columns), strict=True)
     found: list[int] = []
-    first = 0
-    for batch in batches:
-        at = np.flatnonzero(batch.entry_type == PRECERT_ENTRY)
-        leaf = _leaf_tbs(batch, at)
-        for number in _unlike(certs, first + at, batch.data, leaf):
-            row, tbs = first + int(at[number]), batch.data[leaf.start[number] : leaf.stop[number]]
+    for batch, chosen in zip(batches, is_precert, strict=True):
+        for row, at in _doubtful(certs.data, batch.data, islice(precerts, int(chosen.sum()))):
+            start = at + _LENGTH_BYTES
+            tbs = batch.data[start : start + int.from_bytes(batch.data[at:start])]
             if certs.ders[row] != tbs and expected_tbs(certs.ders[row], issuer(row)) != tbs:
                 found.append(row)
-        first += len(batch)
     return found
 
 
-def _leaf_tbs(batch: EntryBatch, at: NDArray[np.intp]) -> Spans:
-    """The TBSCertificate in the leaf of each of these precertificates; its framing is known to hold."""
-    start = batch.leaf.start[at] + _TBS_OFFSET - len(batch.leaf_prefix)
-    return Spans(start, start + u24(np.frombuffer(batch.data, np.uint8), start - 3))
+def _doubtful(cert: bytes, data: bytes, precerts: Iterable[tuple[Any, ...]]) -> list[tuple[int, int]]:
+    """The rows that are not seen to be right at once, and where in `data` the length of their leaf's TBSCertificate is.
 
-
-def _unlike(certs: Certificates, rows: Int64Array, data: bytes, leaf: Spans) -> list[int]:
-    """Which of the rows, by their place among `rows`, are not seen to be right at once.
-
-    What is right is the certificate's bytes in three pieces, with headers between them that all rows are asked for
-    together: nothing is put together for a row of its own.
+    What is right is the certificate's bytes in three pieces, behind headers that fit: where they lie follows from the
+    walk, for all rows together, so that each row's bytes are read but once.
     """
-    usual = _is_usual(certs, rows)
-    pieces, fits = _pieces(certs, rows, data, leaf)
-    usual &= fits
-    there, cert = data.startswith, certs.data
-    seen = np.flatnonzero(usual)
-    wrong = [
-        number
-        for number, a, b, c, d, e, f, at, behind, last in zip(
-            seen.tolist(), *(each[seen].tolist() for each in pieces), strict=True
+    there, join, tbs_header, extension_headers = data.startswith, b"".join, _tbs_header, _extension_headers
+    return [
+        (row, at)
+        for row, at, is_usual, content, tagged, size, left, start, poison, after, stop in precerts
+        if not is_usual
+        or cert[poison:after] != _POISON
+        or not there(
+            join((
+                tbs_header(size), cert[content:tagged], extension_headers(left), cert[start:poison], cert[after:stop]
+            )),
+            at,
         )
-        if not (there(cert[a:b], at) and there(cert[c:d], behind) and there(cert[e:f], last))
-    ]
-    return sorted([*np.flatnonzero(~usual).tolist(), *wrong])
+    ]  # fmt: skip
 
 
 def _is_usual(certs: Certificates, rows: Int64Array) -> BoolArray:
-    """Which rows the walk took and are DER, with one poison extension as every precertificate has it, and others."""
-    fields, words = certs.fields, certs.octets.words
-    value = fields.extension_start[der.POISON, rows]
-    size = fields.extensions.stop[rows] - fields.extensions.start[rows]
-    usual: BoolArray = fields.walked[rows] & (value >= _POISON_VALUE) & (size > len(_POISON))
-    poison = np.where(usual, value - _POISON_VALUE, 0)
-    for at in _POISON_WORDS:
-        usual &= words[poison + at] == int.from_bytes(_POISON[at : at + 8], "little", signed=True)
-    return usual & _is_der(certs, rows)
+    """Which rows the walk took and are DER around the poison extension, which may be as every one is, beside others."""
+    fields = certs.fields
+    stop, start, listed = fields.extensions.stop[rows], fields.extensions.start[rows], fields.extensions_listed[rows]
+    tagged, content = fields.extensions_tagged[rows], fields.tbs_content[rows]
+    usual: BoolArray = fields.walked[rows] & (stop - start > len(_POISON))
+    usual &= fields.extension_start[der.POISON, rows] - _POISON_VALUE >= start
+    for header, behind in ((fields.tbs.start[rows], content), (tagged, listed), (listed, start)):
+        usual &= behind - header == _header_bytes(stop - behind)  # minimal (X.690 §10.1)
+    return usual
 
 
-def _is_der(certs: Certificates, rows: Int64Array) -> BoolArray:
-    """Whether the lengths around the poison are minimal (X.690 §10.1): of TBSCertificate, [3] and SEQUENCE."""
-    fields, words = certs.fields, certs.octets.words
-    tbs, start = fields.tbs.start[rows], fields.extensions.start[rows]
-    body, listed = fields.tbs.stop[rows] - tbs - 4, fields.extensions.stop[rows] - start
-    # As practically always all of two bytes, which one comparison tells
-    wrapped = _two_byte_header(der.EXTENSIONS, listed + 4) | _two_byte_header(der.SEQUENCE, listed) << 32
-    minimal: BoolArray = (words[start - 8] == wrapped) & (listed > 0xFF) & (listed + 4 <= 0xFFFF)
-    minimal &= (words[tbs] & 0xFFFFFFFF == _two_byte_header(der.SEQUENCE, body)) & (body <= 0xFFFF)
-    others = np.flatnonzero(~minimal)
-    if len(others):
-        minimal[others] = _is_der_of_any_size(certs, rows[others])
-    return minimal
+def _pieces(certs: Certificates, rows: Int64Array) -> tuple[Int64Array, ...]:
+    """For each precertificate of the usual form, where what its leaf holds as well lies.
 
-
-def _two_byte_header(tag: int, size: Int64Array) -> Int64Array:
-    """Tag, 0x82 and length, as the first four bytes of a little-endian word."""
-    return tag | 0x8200 | (size >> 8 & 0xFF) << 16 | (size & 0xFF) << 24
-
-
-def _is_der_of_any_size(certs: Certificates, rows: Int64Array) -> BoolArray:
-    element, fields = certs.octets.element, certs.fields
-    tbs, tbs_stop = fields.tbs.start[rows], fields.tbs.stop[rows]
-    start, stop = fields.extensions.start[rows], fields.extensions.stop[rows]
-    _, body, _, _ = element(tbs, tbs_stop)
-    outer, listed, outer_stop, _ = element(stop - _with_header(_with_header(stop - start)), stop)
-    inner, content, inner_stop, _ = element(listed, stop)
-    minimal: BoolArray = (body == tbs_stop - _content(tbs_stop - tbs)) & (content == start)
-    minimal &= (outer == der.EXTENSIONS) & (outer_stop == stop) & (inner == der.SEQUENCE) & (inner_stop == stop)
-    return minimal
-
-
-def _pieces(
-    certs: Certificates, rows: Int64Array, data: bytes, leaf: Spans
-) -> tuple[tuple[Int64Array, ...], BoolArray]:
-    """For each precertificate of the usual form: the three pieces that its leaf holds as well, and where in `data`.
-
-    The fields before the extensions, the extensions before the poison and those after it: six bounds, three places.
-    Besides, of which rows the leaf is as long as it must be, and has the headers between them that it must have.
+    Where the fields before the extensions begin and end, how many bytes the leaf's TBSCertificate and its extensions
+    have, and the bounds of the extensions before and behind the poison.
     """
     fields = certs.fields
-    tbs, tbs_stop = fields.tbs.start[rows], fields.tbs.stop[rows]
+    content, tagged = fields.tbs_content[rows], fields.extensions_tagged[rows]
     start, stop = fields.extensions.start[rows], fields.extensions.stop[rows]
     poison = fields.extension_start[der.POISON, rows] - _POISON_VALUE
-    body = tbs_stop - _content(tbs_stop - tbs)
-    tagged = stop - _with_header(_with_header(stop - start))  # where [3] begins
     left = stop - start - len(_POISON)
-    listed = _with_header(left)
-    content = tagged - body + _with_header(listed)
-    fits: BoolArray = leaf.stop - leaf.start == _with_header(content)
-    own = leaf.stop - content
-    outer, inner = own + (tagged - body), leaf.stop - listed
-    for tag, size, at in (
-        (der.SEQUENCE, content, leaf.start),
-        (der.EXTENSIONS, listed, outer),
-        (der.SEQUENCE, left, inner),
-    ):
-        fits &= _has_header(data, at, tag, size)
-    behind = leaf.stop - left
-    after = poison + len(_POISON)
-    return (body, tagged, start, poison, after, stop, own, behind, behind + (poison - start)), fits
+    listed = left + _header_bytes(left)
+    size = tagged - content + listed + _header_bytes(listed)
+    return content, tagged, size, left, start, poison, poison + len(_POISON), stop
 
 
-def _has_header(data: bytes, at: Int64Array, tag: int, size: Int64Array) -> BoolArray:
-    """Whether at these places of `data` a header in DER of that tag and these sizes, below 2**24, begins."""
-    words = np.ndarray((max(0, len(data) - 7),), "<i8", buffer=data, strides=(1,))
-    inside = (at >= 0) & (at < len(words))
-    long = (size > 0x7F).astype(np.int64) + (size > 0xFF) + (size > 0xFFFF)  # bytes of the length behind its first
-    swapped = np.where(long == 1, size, np.where(long == 2, size >> 8 | (size & 0xFF) << 8, _swapped(size)))
-    expected = tag | np.where(long == 0, size, 0x80 | long) << 8 | np.where(long == 0, 0, swapped << 16)
-    mask = (np.int64(1) << 8 * (2 + long)) - 1
-    there: BoolArray = inside & (size < 1 << 24) & (words[np.where(inside, at, 0)] & mask == expected)
-    return there
+def _header_bytes(size: Int64Array) -> Int64Array:
+    """Bytes of tag and length in DER, before `size` bytes of content."""
+    return 2 + (size > 0x7F) + (size > 0xFF) + (size > 0xFFFF)
 
 
-def _swapped(size: Int64Array) -> Int64Array:
-    """Three bytes in the other order."""
-    return size >> 16 & 0xFF | size & 0xFF00 | (size & 0xFF) << 16
-
-
-def _with_header(size: Int64Array) -> Int64Array:
-    """Bytes of an element in DER whose content has `size` bytes."""
-    return size + 2 + (size > 0x7F) + (size > 0xFF) + (size > 0xFFFF)
-
-
-def _content(size: Int64Array) -> Int64Array:
-    """Bytes of the content of an element in DER that has `size` bytes."""
-    return size - 2 - (size > 0x7F + 2) - (size > 0xFF + 3) - (size > 0xFFFF + 4)
+@lru_cache(_SIZES)
+def _tbs_header(size: int) -> bytes:
+    """What a leaf has before `size` bytes of content of a TBSCertificate: its length, and its header."""
+    header = _header(der.SEQUENCE, size)
+    return (len(header) + size).to_bytes(_LENGTH_BYTES) + header
 
 
 def _header(tag: int, size: int) -> bytes:
@@ -191,6 +126,7 @@ def _header(tag: int, size: int) -> bytes:
     return bytes((tag, 0x80 | len(length))) + length
 
 
+@lru_cache(_SIZES)
 def _extension_headers(size: int) -> bytes:
     """[3] and SEQUENCE before `size` bytes of extensions."""
     listed = _header(der.SEQUENCE, size)
