@@ -25,7 +25,7 @@ from tests.e2e.archive_service_support import stands_at
 from tests.e2e.command_support import STAGING, Command
 from tests.e2e.e2e_support import Listener, Service
 from tests.e2e.faults_support import KINDS, faults_of, options_of, rss_bytes
-from tests.e2e.test_hot_reload import rename_over
+from tests.e2e.reload_support import rename_over
 
 INITIAL: Final = 3_000
 START: Final = 2_000  # where the logs are followed from; what lies before is backfilled

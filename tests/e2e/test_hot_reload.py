@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
 from websockets.exceptions import InvalidStatus
 
 from certstream.ct.types import LogInfo
@@ -17,35 +14,11 @@ from tests.archive.archive_support import held
 from tests.archive.sink_support import Pipe, positions
 from tests.e2e.command_support import MAIN, archive_options
 from tests.e2e.e2e_support import PATIENCE_S, Service, Simulate, StartService, options_for
-
-ON = {"hot_reload": {"enabled": True}}
-READ = "configuration read again"
+from tests.e2e.reload_support import ON, edit, write
 
 
 def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
-
-
-def write(file: Path, text: str) -> None:
-    file.write_text(text)
-
-
-def rename_over(file: Path, text: str) -> None:
-    """As editors do."""
-    new = file.with_name("config.yaml.new")
-    new.write_text(text)
-    new.replace(file)
-
-
-async def edit(
-    service: Service, options: Mapping[str, Any], *, until: str = READ, by: Any = rename_over
-) -> list[dict[str, Any]]:
-    """Change the file, wait until the service says that, and return what it said from then on."""
-    before = len(service.lines)
-    text = yaml.safe_dump({"host": "127.0.0.1", "port": 0, "log_format": "json", **options})
-    by(service.directory / "config.yaml", text)
-    await service.until(lambda line: any(line is new and line["event"] == until for new in service.lines[before:]))
-    return service.lines[before:]
 
 
 async def metric(service: Service, name: str) -> float | None:

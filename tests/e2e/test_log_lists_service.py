@@ -21,9 +21,8 @@ from tests.e2e.command_support import run
 from tests.e2e.e2e_support import Service, Simulate, StartService
 from tests.e2e.in_process_support import InProcess, work_in
 from tests.e2e.log_list_support import LISTS, entry, listing, readonly
-from tests.e2e.test_hot_reload import edit
+from tests.e2e.reload_support import ON, edit
 
-ON = {"hot_reload": {"enabled": True}}
 KEPT = "log_lists"  # beside the state file
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from certstream.app.reload.watch import Watcher, look
 from certstream.errors import ConfigError
+from tests.e2e.reload_support import rename_over, write
 
 QUICK_S = 0.01
 PATIENCE_S = 30.0
@@ -32,17 +33,6 @@ async def test_the_file_is_read_at_first_so_that_no_change_before_is_missed(tmp_
     file.write_text("one")
     async with reading(file) as watcher:
         await content(watcher, "one")
-
-
-def write(file: Path, text: str) -> None:
-    file.write_text(text)
-
-
-def rename_over(file: Path, text: str) -> None:
-    """As editors do."""
-    new = file.with_suffix(".new")
-    new.write_text(text)
-    new.replace(file)
 
 
 def remove_and_write(file: Path, text: str) -> None:
