@@ -123,7 +123,7 @@ class Ledger:
         what was known before is known still.
         """
         inserted = fresh or {}
-        known = self.read() if inserted and self._is_there() else {}
+        known = self._before() if inserted and self._is_there() else {}
         stale = {url for url, rows in inserted.items() if url in known and known[url].within(rows)}
         found = {url: trust for url, trust in trusts.items() if trust}
 
@@ -135,6 +135,15 @@ class Ledger:
 
         if found or stale:
             self._change(change)
+
+    def _before(self) -> dict[str, Trust]:
+        """What is known; nothing where the file is no ledger. Raises StorageError where it cannot be read."""
+        try:
+            return self._read()
+        except ValueError:
+            return {}
+        except OSError as exc:
+            raise StorageError(f"{self.path}: {exc.strerror or exc}") from exc
 
     def forget(self, covers: Mapping[str, Intervals]) -> None:
         """Forget all about these indices, by base_url, whose rows are gone. Raises StorageError."""

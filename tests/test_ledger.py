@@ -95,6 +95,28 @@ def test_rows_that_come_anew_are_not_those_of_which_something_was_known(path: Pa
     assert Ledger(path).read() == {URL: Trust(spans((0, 4), (10, 50)), spans((8, 10)))}
 
 
+def test_what_is_known_already_is_not_written_again(path: Path) -> None:
+    ledger = Ledger(path)
+    ledger.note({URL: Trust(spans((0, 10)))})
+    before = path.stat()
+    ledger.note({URL: Trust(spans((2, 5)))})
+    ledger.forget({OTHER: spans((0, 10))})
+    assert os.path.samestat(before, path.stat())
+
+
+def test_a_change_by_another_process_is_seen_though_the_file_is_as_long_as_before(path: Path, tmp_path: Path) -> None:
+    ledger = Ledger(path)
+    ledger.note({URL: Trust(spans((10, 11)))})
+    ledger.read()
+    for start in range(12, 99):
+        other = tmp_path / f"{start}.json"
+        Ledger(other).note({URL: Trust(spans((start, start + 1)))})
+        if other.stat().st_size == path.stat().st_size:
+            break
+    other.rename(path)
+    assert ledger.read() == {URL: Trust(spans((start, start + 1)))}
+
+
 def test_a_change_by_another_process_is_seen(path: Path) -> None:
     ledger = Ledger(path)
     ledger.note({URL: Trust(spans((0, 1)))})
@@ -161,6 +183,15 @@ def test_a_file_that_may_not_be_read_is_left_alone_and_nothing_is_noted(path: Pa
     with pytest.raises(StorageError, match=FILE_NAME):
         Ledger(path).note({URL: Trust(spans((0, 1)))})
     assert path.is_dir()
+
+
+def test_rows_that_come_anew_beside_a_file_that_may_not_be_read_are_told_again_later(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(StorageError, match=FILE_NAME):
+        Ledger(path).note({}, fresh={URL: spans((0, 10))})
+    path.rmdir()
+    path.write_bytes(b"no ledger")
+    Ledger(path).note({}, fresh={URL: spans((0, 10))})  # of which nothing is known
 
 
 def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
@@ -266,6 +297,13 @@ def test_the_longest_ranges_are_the_last_to_be_forgotten() -> None:
     with capture_logs():
         kept = bounded({URL: Trust(scattered(100) | spans((10_000, 20_000), (30_000, 30_002)))}, 2)
     assert kept == {URL: Trust(spans((10_000, 20_000), (30_000, 30_002)))}
+
+
+def test_many_logs_past_the_bound_keep_two_ranges_each() -> None:
+    many = {f"{URL}/{number}": Trust(scattered(5) | spans((50, 60), (70, 80)), spans((90, 91))) for number in range(10)}
+    with capture_logs():
+        kept = bounded(many, 6)
+    assert kept == dict.fromkeys(many, Trust(spans((50, 60), (70, 80)), spans((90, 91))))
 
 
 def test_a_full_ledger_is_written_and_read_in_time_and_room(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -65,11 +66,9 @@ class DeliveryWatch:
         """Measure once; `busy`, 0 to 1, is how much the event loop was at work since the last time."""
         self._logs.measure(busy)
         shares = [status.share for status in self._logs.statuses() if status.share is not None]
-        if not shares:
-            return
-        self.share = share_of_all(shares)
-        self._metrics.share.set(self.share)
-        if self.share >= self._min_share():
+        self.share = share_of_all(shares) if shares else None
+        self._metrics.share.set(math.nan if self.share is None else self.share)
+        if self.share is None or self.share >= self._min_share():
             self._below_since = None
         elif self._below_since is None:
             self._below_since = self._clock.monotonic()

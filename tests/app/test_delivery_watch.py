@@ -129,6 +129,18 @@ def test_five_minutes_begin_anew_each_time() -> None:
     assert watched.ready
 
 
+def test_once_no_log_is_followed_any_more_nothing_is_said_of_those_before() -> None:
+    watched = Watched()
+    watched.ticks(40, a=share(0.1))
+    assert not watched.ready
+    watched.ticks(1)
+    assert watched.ready
+    assert watched.watch.share is None
+    assert math.isnan(watched.shown())
+    watched.ticks(30, b=share(0.1))
+    assert watched.ready
+
+
 def test_one_log_that_stands_still_does_not_make_the_service_unready() -> None:
     watched = Watched()
     watched.ticks(100, still=share(0.0, 300), well=share(1.0, 300), quick=share(1.0, 100))

@@ -134,6 +134,14 @@ def test_after_heads_that_did_not_come_the_true_size_counts() -> None:
     assert log.step(0, 0) == LogShare(1.0, None, 0.0, 0)
 
 
+def test_a_leap_between_the_first_two_heads_says_nothing_of_the_pace() -> None:
+    log = Log()
+    log.now_s, log.size = log.now_s + 1, log.size + 1_000
+    log.head()
+    log.steps(2, 0, 1_000)
+    assert log.steps(60, seen=False, backing_off=10).growth == pytest.approx(0, abs=1_000)
+
+
 def test_a_log_at_rest_stays_at_rest_while_it_cannot_be_reached() -> None:
     log = Log()
     log.steps(60)

@@ -94,7 +94,8 @@ class CoverageReader:
             altered=trust.altered,
             unparseable=unparseable,
             dropped=dropped - main - staged,
-            missing=None if missing is None else missing | further,
+            # What was missing a moment ago may be archived by now
+            missing=None if missing is None else missing | (further - main - staged),
         )
 
     def save(self) -> None:

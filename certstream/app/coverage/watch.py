@@ -76,8 +76,9 @@ class CoverageWatch:
         while True:
             try:
                 async with self._looking:
+                    began = self._clock()
                     report, answer = await self._look()
-                self._answer = self._clock(), answer
+                    self._answer = began, answer
             except (StorageError, LookCancelledError) as exc:
                 logger.debug("coverage cannot be looked at now", error=str(exc))
             else:

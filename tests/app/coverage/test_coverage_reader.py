@@ -17,7 +17,7 @@ from certstream.archive.table import Table
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from certstream.ledger import Trust
-from tests.archive.archive_support import ledger, log_info, make_reference_table, rows
+from tests.archive.archive_support import ledger, log_info, make_reference_table, many_rows, rows
 from tests.archive.merge_support import A, B, fill, fill_indices, merge
 
 LOG, OTHER = log_info(0), log_info(1)
@@ -97,6 +97,21 @@ def test_staging_counts_with_what_main_does_not_have(main: Path, staging: Path) 
     found = of(reader, Ceiling(30, 0))
     assert (found.archived, found.staged) == (spans((0, 25)), NOTHING)
     assert (found.verified, found.tainted) == (spans((0, 8), (10, 20)), spans((20, 22)))
+
+
+def test_a_row_of_staging_that_nobody_can_read_does_not_count_where_main_has_a_better_one(
+    main: Path, staging: Path
+) -> None:
+    fill(main, many_rows(A, range(1, 11)))  # of these the last one cannot be read
+    fill_indices(staging, range(1, 25))
+    assert of(CoverageReader(Tables(main, staging))).unparseable == spans((10, 11), (19, 20))
+
+
+def test_what_was_missing_before_the_look_and_is_archived_by_then_is_not_missing(main: Path, staging: Path) -> None:
+    fill_indices(main, range(10, 20))
+    fill_indices(staging, range(20, 25))
+    found = of(CoverageReader(Tables(main, staging)), Ceiling(10, 10), missing=spans((10, 30)))
+    assert found.missing == spans((25, 30))
 
 
 def test_a_later_look_sees_what_changed(main: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ async def test_an_answer_is_given_again_for_some_seconds(tmp_path: Path, watch: 
     assert (other["archived"]["count"], other["missing"]) == (0, None)
 
 
+async def test_an_answer_is_as_old_as_the_beginning_of_its_look(
+    tmp_path: Path, watch: CoverageWatch, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_indices(tmp_path, range(10))
+    report = watch._reader.report
+
+    def slow(*them: Any) -> CoverageReport:
+        times.now += 5.0
+        return report(*them)
+
+    monkeypatch.setattr(watch._reader, "report", slow)
+    task = asyncio.create_task(watch.run(at_once))
+    await times.waits.get()
+    fill_indices(tmp_path, range(10, 20))
+    assert json.loads(await watch.json())["logs"][0]["archived"]["count"] == 20
+    task.cancel()
+
+
 async def test_many_who_ask_at_once_get_one_look(
     tmp_path: Path, watch: CoverageWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +146,28 @@ async def test_the_metrics_follow_the_table(
     times.go.set()
     await times.waits.get()
     assert shown(metrics)['entries{log="log0"}'] == "30.0"
+    task.cancel()
+
+
+async def test_logs_of_one_name_are_counted_together(tmp_path: Path, times: Times, metrics: Metrics) -> None:
+    fill_indices(tmp_path, range(20))
+    fill_indices(tmp_path, range(5), log_url=B)
+    watch = watched(tmp_path, times, metrics, lambda: [LOG, replace(OTHER, name=LOG.name)])
+    task = asyncio.create_task(watch.run(at_once))
+    await times.waits.get()
+    assert shown(metrics)['entries{log="log0"}'] == "25.0"
+    task.cancel()
+
+
+async def test_an_archive_that_never_answers_is_looked_at_all_the_same(
+    tmp_path: Path, watch: CoverageWatch, times: Times, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_indices(tmp_path, range(20))
+    monkeypatch.setattr("certstream.app.coverage.watch._INTERVAL_S", 0.01)
+    task = asyncio.create_task(watch.run(asyncio.Event().wait))
+    async with asyncio.timeout(10):
+        await times.waits.get()
+    assert shown(metrics)['entries{log="log0"}'] == "20.0"
     task.cancel()
 
 
