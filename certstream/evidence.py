@@ -26,7 +26,7 @@ CaseKind: TypeAlias = Literal["wrong_leaf", "wrong_root", "two_roots", "inconsis
 CASE_KINDS: Final[tuple[CaseKind, ...]] = get_args(CaseKind)
 MARKS_AN_ENTRY: Final[frozenset[CaseKind]] = frozenset({"altered_precert"})  # and not its log
 
-_MOST_OF_A_KIND: Final = 20  # files about a log: what it does again and again leaves room for what else it does
+MOST_OF_A_KIND: Final = 20  # files about a log: what it does again and again leaves room for what else it does
 _MOST: Final = 1_000  # of all logs, and as many about entries, which make no log suspect
 _MOST_BYTES: Final = 256 << 10  # of one file; what is longer is cut and said so
 _NAME: Final = re.compile(r"(?P<log>[0-9a-f]{16})-(?P<kind>[a-z_]+)-(?P<case>[0-9a-f]{16})\.json")
@@ -61,7 +61,7 @@ class Case:
 class EvidenceStore:
     """The directory of cases; it is made when there is the first. Belongs to one thread at a time.
 
-    At most _MOST_OF_A_KIND files of a kind about a log, and _MOST of all; further cases are counted, not written. A
+    At most MOST_OF_A_KIND files of a kind about a log, and _MOST of all; further cases are counted, not written. A
     failure to write is logged, and tried again when the case is met again: evidence never stops a log.
     """
 
@@ -93,7 +93,7 @@ class EvidenceStore:
         marks_entry = case.kind in MARKS_AN_ENTRY
         names = [each for name in there if (each := _NAME.fullmatch(name)) and _marks_entry(each) == marks_entry]
         place = _log_key(case.log.base_url), case.kind
-        if sum((each["log"], each["kind"]) == place for each in names) < _MOST_OF_A_KIND and len(names) < _MOST:
+        if sum((each["log"], each["kind"]) == place for each in names) < MOST_OF_A_KIND and len(names) < _MOST:
             self._full.discard(place)
             return False
         if place not in self._full:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
+from structlog.testing import capture_logs
 
 from certstream.backfill.buffer import RunSize
 from certstream.backfill.fetch import RetrySettings
 from certstream.backfill.result import Result
 from certstream.backfill.run import BackfillSettings
-from certstream.backfill.verify import Mode, Verification
+from certstream.backfill.verify import LogVerifier, Mode, Verification
 from certstream.backfill.writer import CommitSettings
 from certstream.client.known_tree import KnownTree
 from certstream.client.proofs import prover
-from certstream.ct.edge import TreeEdge
+from certstream.ct.edge import TreeEdge, leaf_hashes
 from certstream.ct.types import LogInfo, LogKind
 from certstream.evidence import Case
 from certstream.intervals import Intervals
@@ -106,7 +108,18 @@ async def test_warn_archives_wrong_entries_as_tainted(kind: LogKind) -> None:
         assert trust(memory, kind) == Trust(WHOLE - wrong, wrong)
     assert {case.kind for case in cases} == {"wrong_leaf"}
     assert Intervals.of(*((case.start or 0, case.stop or 0) for case in cases)) == wrong
-    assert all(len(case.bodies["first_leaf"]) > 500 for case in cases)
+    assert all(sha256(case.bodies["first_leaf"]).digest() == case.hashes["first_leaf"] for case in cases)
+
+
+async def test_of_many_wrong_entries_the_first_ten_are_shown_and_twenty_are_named() -> None:
+    async with reading(LOG) as reader:
+        for index in range(0, 500, 20):
+            LOG.faults.add(Fault(FaultKind.WRONG_LEAF, index=index))
+        with capture_logs() as lines:
+            result, _, cases = await filled(reader, "static", "warn")
+    assert result.tainted == 25
+    assert sorted(case.start or 0 for case in cases) == list(range(0, 200, 20))
+    assert [line["event"] for line in lines].count("entries are not proven, they are archived all the same") == 20
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,6 +180,28 @@ async def test_proofs_that_come_late_are_waited_for(kind: LogKind, mode: Mode) -
         result, memory, _ = await filled(reader, kind, mode)
         assert (result.failed, result.verified) == ((), SIZE)
         assert trust(memory, kind) == Trust(WHOLE)
+
+
+async def test_a_log_that_gives_no_proof_is_asked_less_and_as_before_once_it_gave_one() -> None:
+    async with reading(LOG) as reader:
+        client = reader.client(LOG, "rfc6962")
+        retry = RetrySettings(attempts=3, initial_s=0.1)
+        verifier = LogVerifier(client, verifying(reader, "warn", [])(client.log), retry, reader.time.clock)
+        await verifier.client.head()
+
+        async def pauses(start: int) -> int:
+            """How often it is waited before the proof of some entries is asked for once more."""
+            before = len(reader.time.slept)
+            batches = [batch async for batch in client.batches(start, start + 10)]
+            await verifier.check(batches, b"".join(map(leaf_hashes, batches)))
+            return len(reader.time.slept) - before
+
+        fault = LOG.faults.add(Fault(FaultKind.SERVER_ERROR, on="get-entry-and-proof"))
+        assert [await pauses(start) for start in range(0, 50, 10)] == [2, 2, 2, 0, 0]
+        LOG.faults.remove(fault)
+        assert await pauses(50) == 0
+        LOG.faults.add(fault)
+        assert await pauses(60) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

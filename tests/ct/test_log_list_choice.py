@@ -213,6 +213,20 @@ def test_a_choice_is_compared_by_log_id() -> None:
     assert compare_choices(after, after) == LogChanges()
 
 
+def test_a_log_whose_interval_ends_changes_though_its_list_does_not() -> None:
+    interval = {"start_inclusive": "2026-01-01T00:00:00Z", "end_exclusive": "2026-08-21T00:00:00Z"}
+    logs = listed(classic(1, temporal_interval=interval), classic(2))
+    changes = compare_choices(choice(logs, now_ms=NOW_MS - 1), choice(logs))
+    assert [(old.log.name, old.poll_interval_s, new.poll_interval_s) for old, new in changes.changed] == [
+        ("Log 1", None, 60.0)
+    ]
+
+
+def test_an_operator_is_spelled_as_the_first_list_spells_it() -> None:
+    both = choice(listed(classic(1), operator="Beta"), listed(classic(2), operator="BETA"))
+    assert [each.log.operator for each in both.chosen] == ["Beta", "Beta"]
+
+
 def test_a_log_that_its_list_retires_is_removed_and_one_that_becomes_readonly_changes() -> None:
     before = choice(listed(classic(1), classic(2)))
     after = choice(listed(classic(1, state=state("retired")), classic(2, state=state("readonly"))))

@@ -31,6 +31,7 @@ from certstream.client.log_list_source import ListSource
 from certstream.config import Config
 from certstream.ct.log_list import ListedLog
 from certstream.ct.types import LogInfo
+from certstream.ct.urls import url_identity
 from certstream.metrics import LogState
 from certstream.state import StateStore
 
@@ -231,15 +232,21 @@ class ListedLogs:
             if (log_id := log.info.log_id) is not None
         }
         if wish == self._wish:
-            gone = self._gone({*listed, *(log.info.log_id for log in configured)})
+            gone = self._gone(listed, configured)
             listed |= self._leaving(gone) if had >= self._had else gone  # for want of a list no log disappears
             had |= self._had
         self._wish, self._had, self._listed = wish, had, listed
         self._given_up &= listed.keys()
         return list(listed.values())
 
-    def _gone(self, wanted: Collection[bytes | None]) -> dict[bytes, FollowedLog]:
-        return {log_id: log for log_id, log in self._listed.items() if log_id not in wanted}
+    def _gone(self, listed: Collection[bytes], configured: Sequence[FollowedLog]) -> dict[bytes, FollowedLog]:
+        ids = {*listed, *(log.info.log_id for log in configured)}
+        urls = {url_identity(log.info.url) for log in configured}  # a log whose key is not known has no id
+        return {
+            log_id: log
+            for log_id, log in self._listed.items()
+            if log_id not in ids and url_identity(log.info.url) not in urls
+        }
 
     def _leaving(self, gone: Mapping[bytes, FollowedLog]) -> dict[bytes, FollowedLog]:
         """Of the logs that no list has any more, those that are not read to their last head."""

@@ -10,6 +10,7 @@ import asyncio
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -17,7 +18,7 @@ from typing import Final, Self
 import structlog
 
 from certstream.ct.types import LogInfo
-from certstream.evidence import MARKS_AN_ENTRY, Case, EvidenceStore
+from certstream.evidence import MARKS_AN_ENTRY, MOST_OF_A_KIND, Case, CaseKind, EvidenceStore
 
 LOOK_S: Final = 5.0  # between looks at the directory: whether the operator has removed files
 _MOST_WAITING: Final = 1_000  # cases that are not written yet
@@ -30,8 +31,9 @@ logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class EvidenceDesk:
     """Takes cases, and says of each log how many lie there about it; `async with` opens and closes it.
 
-    Without a directory cases are remembered until the end of the process. What comes while _MOST_WAITING cases wait for
-    the disk, or _MOST_REMEMBERED are remembered, is logged and let go of: it is met again.
+    Without a directory cases are remembered until the end of the process, at most MOST_OF_A_KIND of a kind about a log
+    and _MOST_REMEMBERED in all; further ones are let go of. What comes while _MOST_WAITING cases wait for the disk is
+    logged and let go of: it is met again.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class EvidenceDesk:
         self._look_s = look_s
         self._logs: tuple[LogInfo, ...] = ()
         self._cases: queue.Queue[Case | None] = queue.Queue(_MOST_WAITING)
-        self._remembered: dict[str, str] = {}  # base_url, by the case's key
+        self._remembered: dict[str, tuple[str, CaseKind]] = {}  # base_url and kind, by the case's key
         self._cannot_look = False
         self._thread: threading.Thread | None = None
 
@@ -79,9 +81,11 @@ class EvidenceDesk:
                 logger.warning("evidence cannot be written in time", log=case.log.name, error=case.error)
 
     def _remember(self, case: Case) -> None:
-        key = case.key()
+        key, place = case.key(), (case.log.base_url, case.kind)
         if key in self._remembered or len(self._remembered) >= _MOST_REMEMBERED:
             return
+        if list(self._remembered.values()).count(place) >= MOST_OF_A_KIND:
+            return  # what a log does again and again leaves room for what others do
         logger.warning(
             "evidence about a log is not kept, there is no state file",
             log=case.log.name,
@@ -89,9 +93,8 @@ class EvidenceDesk:
             error=case.error,
         )
         if case.kind not in MARKS_AN_ENTRY:
-            self._remembered[key] = case.log.base_url
-            urls = list(self._remembered.values())
-            self._counted({url: urls.count(url) for url in set(urls)})
+            self._remembered[key] = place
+            self._counted(Counter(url for url, _ in self._remembered.values()))
 
     # In the thread
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from certstream.app.lists.listed_logs import ListedLogs
@@ -130,6 +131,40 @@ async def test_a_log_that_is_left_stays_until_it_is_read_and_comes_back_as_it_wa
             await it.until(lambda: any(log.leaving for log in it.wanted))
             it.read("Log 1", 10, 10)
             await it.until(lambda: it.names() == ["Log 2"])
+
+
+async def test_a_log_that_is_left_and_keeps_failing_is_given_up_until_a_list_has_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("certstream.app.lists.listed_logs._LOOK_S", 0.01)
+    async with following(tmp_path) as it:
+        it.publisher.publish(classic(1), classic(2))
+        await it.configure()
+        async with running(it):
+            await it.until(lambda: len(it.wanted) == 2)
+            it.read("Log 1", 5, 10)
+            it.states[f"{URL}/1"] = "unhealthy"
+            it.publisher.publish(classic(2))
+            await it.until(lambda: it.names() == ["Log 2"])
+            del it.states[f"{URL}/1"]
+            it.publisher.publish(classic(1), classic(2))
+            await it.until(lambda: it.names() == ["Log 1", "Log 2"])
+            it.publisher.publish(classic(2))
+            await it.until(lambda: [log.leaving for log in it.wanted] == [False, True])
+
+
+async def test_a_log_that_is_left_and_then_configured_is_followed_once(tmp_path: Path) -> None:
+    async with following(tmp_path) as it:
+        it.publisher.publish(classic(1), classic(2))
+        await it.configure({"enabled": True})
+        async with running(it):
+            await it.until(lambda: len(it.wanted) == 2)
+            it.read("Log 1", 5, 10)
+            it.publisher.publish(classic(2))
+            await it.until(lambda: any(log.leaving for log in it.wanted))
+            await it.configure({"enabled": True}, custom_logs=[{"name": "mine", "url": f"{URL}/1"}])
+            await it.until(lambda: it.names() == ["mine", "Log 2"])
+            assert [log.leaving for log in it.wanted] == [False, False]
 
 
 async def test_a_configured_log_gets_its_key_and_keeps_it_when_the_list_forgets_it(tmp_path: Path) -> None:

@@ -72,6 +72,27 @@ async def test_without_a_place_for_files_cases_are_remembered() -> None:
     assert [line["event"] for line in lines].count("evidence about a log is not kept, there is no state file") == 2
 
 
+async def test_a_log_that_repeats_one_contradiction_leaves_room_in_memory_for_other_logs() -> None:
+    counts, other = Counts(), replace(LOG, url="https://other.example/")
+    async with EvidenceDesk(None, counts.take) as desk:
+        with capture_logs() as lines:
+            for index in range(1_100):
+                desk.bring(replace(CASE, start=index, stop=index + 1))
+        assert len(lines) == 20
+        desk.bring(replace(CASE, kind="two_roots"))
+        desk.bring(replace(CASE, log=other))
+        assert counts.last == {LOG.base_url: 21, other.base_url: 1}
+
+
+async def test_what_is_remembered_of_many_logs_is_bounded_in_all() -> None:
+    counts = Counts()
+    async with EvidenceDesk(None, counts.take) as desk:
+        for number in range(1_100):
+            desk.bring(replace(CASE, log=replace(LOG, url=f"https://{number}.example/")))
+    assert counts.last is not None
+    assert len(counts.last) == 1_000
+
+
 async def test_a_disk_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
 

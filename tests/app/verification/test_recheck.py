@@ -242,6 +242,38 @@ async def test_what_the_log_still_sends_wrong_is_listed_and_tried_again_later_an
         assert it.tainted == Intervals()
 
 
+async def test_what_is_proven_meanwhile_makes_the_pauses_short_again() -> None:
+    async with again() as it:
+        it.streams(0, 100)
+        it.log.faults.add(Fault(FaultKind.WRONG_LEAF, index=70))
+        second = it.log.faults.add(Fault(FaultKind.WRONG_LEAF, index=20))
+        rechecker = it.rechecker()
+        pauses: list[float] = []
+        for number in range(5):
+            await all_of(rechecker)
+            if number == 3:
+                it.log.faults.remove(second)
+            pauses.append(await waited(it, rechecker))
+        assert it.tainted == Intervals.of((70, 71))
+        assert pauses == [15, 30, 60, 120, 15]
+
+
+async def test_of_what_is_tainted_no_more_and_of_logs_that_are_left_nothing_is_remembered() -> None:
+    async with again() as it:
+        it.streams(0, 100)
+        rechecker, followed = it.rechecker(), [it.info]
+        rechecker._logs = lambda: followed
+        await all_of(rechecker)
+        assert it.streamed.of(it.info, 0, 100) == {}
+        it.streams(100, 200)
+        it.log.faults.add(Fault(FaultKind.WRONG_LEAF, index=170))
+        await all_of(rechecker)
+        assert len(rechecker._known) == 1
+        followed.clear()
+        await all_of(rechecker)
+        assert (rechecker._known, rechecker.tainted()) == ({}, [])
+
+
 async def waited(it: Again, rechecker: Rechecker) -> float:
     """Let time pass until something is asked of the log again; how long that took."""
     began_s, asked = it.reader.time.now_s, sum(it.log.requests.values())
@@ -324,6 +356,20 @@ async def test_nothing_is_proven_under_a_head_of_another_tree_than_was_read_so_f
         assert (it.tainted, fresh.tainted()) == (Intervals(), [])
 
 
+async def test_nothing_is_proven_while_the_log_does_not_compare_its_trees() -> None:
+    async with again() as it:
+        it.edge = TreeEdge().extended(b"".join(it.log.tree.leaf(index) for index in range(1_000)))
+        it.streams(300, 600)
+        fault = it.log.faults.add(Fault(FaultKind.UNAVAILABLE, on="get-sth-consistency"))
+        rechecker = it.rechecker()
+        await all_of(rechecker)
+        assert (it.tainted, it.cases) == (Intervals.of((300, 600)), [])
+        it.log.faults.remove(fault)
+        it.reader.time.now_s += 15
+        await all_of(rechecker)
+        assert it.tainted == Intervals()
+
+
 async def test_a_head_of_a_frontend_that_lags_proves_what_it_covers() -> None:
     async with again() as it:
         it.edge = TreeEdge().extended(b"".join(it.log.tree.leaf(index) for index in range(1_400)))
@@ -364,6 +410,10 @@ async def test_precertificates_that_are_not_their_leaves_are_marked_when_their_l
         await all_of(it.rechecker())
         assert marked == [first, second]
         assert it.tainted == Intervals()
+        marked.clear()
+        it.streams(0, 200, first)  # another one was streamed there: what is read now is not what it was
+        await all_of(it.rechecker())
+        assert marked == [second]
 
 
 class Noting(ProvenRows):
