@@ -6,7 +6,7 @@ What cannot be fetched or does not verify changes nothing: the last good list of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -78,8 +78,8 @@ class _Held:
 class LogLists:
     """Log lists of some sources, those that go before others first, and the logs chosen from them.
 
-    Bounded by the sources: one list each, of at most MAX_LIST_BYTES. `start` it, then `run` it as a task of your own;
-    both belong to one task at a time. `directory` keeps the last good lists, None keeps none.
+    Bounded by the sources: one list each, of at most MAX_LIST_BYTES. `start` it, then ask for what is
+    `next` again and again; both belong to one task at a time. `directory` keeps the last good lists, None keeps none.
     """
 
     def __init__(
@@ -135,12 +135,6 @@ class LogLists:
         await self.load()
         await self._refresh([held for held in self._held.values() if held.logs is None])
         return self._choice
-
-    async def run(self, apply: Callable[[LogChanges], Awaitable[None]]) -> None:
-        """Keep the lists current until cancelled; `apply` what changes among the chosen logs."""
-        while True:
-            if changes := await self.next():
-                await apply(changes)
 
     async def next(self) -> LogChanges:
         """Wait until a list is due, fetch it, and say what that changes."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import os
 from datetime import UTC, datetime
 from itertools import count, cycle
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from certstream.client.http import HttpClient
 from certstream.client.log_list import FIRST_RETRY_S, REFRESH_INTERVAL_S, LogLists
 from certstream.client.log_list_source import ListSource
-from certstream.ct.log_choice import LogChanges, Selection
+from certstream.ct.log_choice import Selection
 from certstream.ct.log_list import GOOGLE_LIST_KEY
 from certstream.ct.types import LogInfo
 from certstream.errors import ConfigError
@@ -219,17 +218,9 @@ async def test_what_is_no_list_changes_nothing_and_is_asked_for_again_soon(
 async def test_failures_in_a_row_make_attempts_rarer_up_to_the_interval(http: HttpClient, time: FakeTime) -> None:
     lists = lists_of(http, ListSource("gone", "/nowhere/list.json"))
     await lists.start()
-    enough = asyncio.Event()
-    time.on_sleep = lambda: enough.set() if len(time.slept) == 8 else None
-    task = asyncio.create_task(lists.run(never))
-    await enough.wait()
-    task.cancel()
-    await asyncio.wait([task])
-    assert time.slept[:8] == [60, 120, 240, 480, 960, 1920, 3600, 3600]
-
-
-async def never(changes: LogChanges) -> None:
-    pytest.fail(f"nothing changed, but {changes} came")
+    for _ in range(8):
+        assert not await lists.next(), "nothing changed"
+    assert time.slept == [60, 120, 240, 480, 960, 1920, 3600, 3600]
 
 
 async def test_a_retry_after_is_heeded(http: HttpClient, time: FakeTime, publisher: Publisher) -> None:
@@ -249,23 +240,19 @@ async def test_one_list_that_fails_leaves_the_others(http: HttpClient, publisher
     assert "/nowhere/list.json: cannot be read" in (lists.statuses()[0].error or "")
 
 
-async def test_running_refreshes_once_an_hour_with_jitter_and_hands_on_what_changes(
+async def test_the_next_refresh_is_an_hour_later_with_jitter_and_says_what_changes(
     publisher: Publisher, time: FakeTime
 ) -> None:
     chance = cycle([0.5, 0.0])
     time.clock = type(time.clock)(time.clock.monotonic, time.clock.wall, time.sleep, lambda: next(chance))
-    applied: asyncio.Queue[LogChanges] = asyncio.Queue()
     async with client(time) as http:
         lists = lists_of(http, publisher.source())
         await lists.start()
         publications = map(classic, count(2))
         time.on_sleep = lambda: publisher.publish(next(publications))
-        task = asyncio.create_task(lists.run(applied.put))
-        assert summary(await applied.get()) == (["Log 2"], ["Log 1"], [])
-        assert summary(await applied.get()) == (["Log 3"], ["Log 2"], [])
-        task.cancel()
-        await asyncio.wait([task])
-    assert time.slept[:2] == [pytest.approx(0.95 * 3600), pytest.approx(3600)]
+        assert summary(await lists.next()) == (["Log 2"], ["Log 1"], [])
+        assert summary(await lists.next()) == (["Log 3"], ["Log 2"], [])
+    assert time.slept == [pytest.approx(0.95 * 3600), pytest.approx(3600)]
 
 
 async def test_another_selection_is_another_choice_without_fetching(http: HttpClient, publisher: Publisher) -> None:
