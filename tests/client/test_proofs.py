@@ -10,15 +10,10 @@ from certstream.ct.merkle import leaf_hash
 from certstream.ct.types import LogKind, TreeHead
 from certstream.errors import FetchError, InvalidProofError
 from certstream.simulator.faults import Fault, FaultKind
-from certstream.simulator.log import SimulatedLog
+from tests.client.large_log_support import KINDS, LOG, SIZE
 from tests.client.reading_support import Reader, reading
 
-SIZE = 70_000  # level 1 has a full tile and a partial one, level 2 a partial one
-KINDS: tuple[LogKind, ...] = ("rfc6962", "static")
 PLACES = (0, 1, 255, 256, 300, 65_536, 65_537, 69_999, SIZE)
-
-# A log is costly to make and these tests change only its faults
-LOG = SimulatedLog("log", seed=4, initial=SIZE)
 
 
 @pytest.fixture(autouse=True)

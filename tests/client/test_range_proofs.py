@@ -12,18 +12,13 @@ from certstream.ct.merkle import leaf_hash
 from certstream.ct.types import LogKind, TreeHead
 from certstream.errors import FetchError
 from certstream.simulator.faults import Fault, FaultKind
-from certstream.simulator.log import SimulatedLog
+from tests.client.large_log_support import KINDS, LOG, SIZE
 from tests.client.reading_support import Reader, reading, taken
 
-SIZE = 70_000  # level 1 has a full tile and a partial one, level 2 a partial one
-KINDS: tuple[LogKind, ...] = ("rfc6962", "static")
 RANGES = (
     (0, 1), (0, 255), (0, 256), (0, 257), (1, 256), (255, 257), (777, 778), (65_535, 65_537), (60_000, SIZE),
     (69_888, SIZE), (69_999, SIZE), (0, 65_535), (0, 65_536), (0, 65_537),
 )  # fmt: skip
-
-# A log is costly to make and these tests change only its faults
-LOG = SimulatedLog("log", seed=4, initial=SIZE)
 
 
 @pytest.fixture(autouse=True)
