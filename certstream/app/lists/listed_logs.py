@@ -35,7 +35,7 @@ from certstream.ct.urls import url_identity
 from certstream.metrics import LogState
 from certstream.state import StateStore
 
-KEYS_S: Final = 15.0  # that a log waits for its key at the first start, then it is read unverified
+_KEYS_S: Final = 15.0  # that a log waits for its key at the first start, then it is read unverified
 _LOOK_S: Final = 60.0  # between looks at whether a log that is left fails
 _CRASHED_S: Final = 30.0
 
@@ -60,15 +60,12 @@ class ListedLogs:
     current. Bounded by the lists.
     """
 
-    def __init__(
-        self, http: HttpClient, state: StateStore, states: Callable[[], Mapping[str, LogState]], keys_s: float = KEYS_S
-    ) -> None:
+    def __init__(self, http: HttpClient, state: StateStore, states: Callable[[], Mapping[str, LogState]]) -> None:
         """`states` says how each followed log is doing, by base URL."""
         self._http = http
         self._clock = http.clock
         self._state = state
         self._states = states
-        self._keys_s = keys_s
         self._beginnings = Beginnings(state)
         self._asked: Asked | None = None
         self._lists: LogLists | None = None
@@ -188,7 +185,7 @@ class ListedLogs:
         self._known.set()
 
     async def _wait_for_keys(self, apply: Apply) -> None:
-        await self._clock.sleep(self._keys_s)
+        await self._clock.sleep(_KEYS_S)
         if not self._known.is_set():
             await self._settle(apply)
 

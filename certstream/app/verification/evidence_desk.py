@@ -20,7 +20,7 @@ import structlog
 from certstream.ct.types import LogInfo
 from certstream.evidence import MARKS_AN_ENTRY, MOST_OF_A_KIND, Case, CaseKind, EvidenceStore
 
-LOOK_S: Final = 5.0  # between looks at the directory: whether the operator has removed files
+_LOOK_S: Final = 5.0  # between looks at the directory: whether the operator has removed files
 _MOST_WAITING: Final = 1_000  # cases that are not written yet
 _MOST_REMEMBERED: Final = 1_000  # cases that are kept in memory alone, where there is no directory
 _END_S: Final = 1.0  # that the last cases have to be written
@@ -37,7 +37,7 @@ class EvidenceDesk:
     """
 
     def __init__(
-        self, directory: Path | None, counted: Callable[[Mapping[str, int]], None], *, look_s: float = LOOK_S
+        self, directory: Path | None, counted: Callable[[Mapping[str, int]], None], *, look_s: float = _LOOK_S
     ) -> None:
         """`counted` is told in the event loop how many cases there are, by base_url; logs without are not in it."""
         self._directory = directory

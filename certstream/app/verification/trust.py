@@ -14,7 +14,7 @@ import structlog
 
 from certstream.app.lists.bounds import bounded
 from certstream.app.settings import FollowedLog, LogRecipe
-from certstream.app.verification.evidence_desk import LOOK_S, EvidenceDesk
+from certstream.app.verification.evidence_desk import EvidenceDesk
 from certstream.app.verification.streamed import StreamedLeaves
 from certstream.client.base import LogClient
 from certstream.client.http import HttpClient
@@ -69,14 +69,7 @@ class Trustees:
     """
 
     def __init__(
-        self,
-        http: HttpClient,
-        state: StateStore,
-        metrics: TrustMetrics,
-        evidence: Path | None,
-        rows: Rows,
-        *,
-        look_s: float = LOOK_S,
+        self, http: HttpClient, state: StateStore, metrics: TrustMetrics, evidence: Path | None, rows: Rows
     ) -> None:
         self._http = http
         self._state = state
@@ -84,7 +77,7 @@ class Trustees:
         self._directory = evidence
         self._rows = rows
         self.streamed = StreamedLeaves()  # what is tainted, as it went out
-        self._desk = EvidenceDesk(evidence, self._count, look_s=look_s)
+        self._desk = EvidenceDesk(evidence, self._count)
         self._recipes: dict[str, LogRecipe] = {}  # by base_url
         self._clients: dict[str, VerifiedClient] = {}
         self._cases: Mapping[str, int] = {}
