@@ -58,12 +58,12 @@ def test_a_body_of_exactly_the_cap_is_taken_and_one_byte_more_is_not() -> None:
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        ("gzip", gzip.compress(b"x" * 5000)[:-9]),
-        ("gzip", gzip.compress(b"x" * 5000)[:20]),
+        ("gzip", gzip.compress(b"x" * 5000, mtime=0)[:-9]),
+        ("gzip", gzip.compress(b"x" * 5000, mtime=0)[:20]),
         ("gzip", b"<html>"),
-        ("gzip", gzip.compress(b"one") + b"trailing"),
+        ("gzip", gzip.compress(b"one", mtime=0) + b"trailing"),
         ("br", b"x"),
-        ("gzip", gzip.compress(b"") * 1000),
+        ("gzip", gzip.compress(b"", mtime=0) * 1000),
     ],
 )
 def test_a_damaged_body_is_a_failure(encoding: str, body: bytes) -> None:
