@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import signal
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,24 +13,15 @@ from typing import Any
 import pytest
 
 from certstream.archive.table import Table
-from certstream.ct.types import LogInfo, LogKind
+from certstream.ct.types import LogInfo
 from certstream.intervals import Intervals
 from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.simulator.log import SimulatedLog
 from tests.e2e.archive_service_support import KINDS, archiving, eventually, url_of
-from tests.e2e.command_support import MAIN, STAGING, archive_options, fill, run, snapshot_of, write_state
+from tests.e2e.command_support import MAIN, STAGING, archive_options, fill, run, snapshot_of, with_keys, write_state
 from tests.e2e.e2e_support import PATIENCE_S, Service, Simulate, StartService
 
 LOG = "https://log.example/2026h2"
-
-
-def with_keys(options: dict[str, Any], infos: Sequence[LogInfo]) -> dict[str, Any]:
-    """The same configuration with the keys of the logs."""
-    keys = {info.url: base64.b64encode(info.key or b"").decode() for info in infos}
-    for section in ("custom_logs", "static_logs"):
-        for entry in options[section]:
-            entry["key"] = keys[entry["url"]]
-    return options
 
 
 def of(document: dict[str, Any], url: str) -> dict[str, Any]:
@@ -52,39 +41,39 @@ async def eventually_told(service: Service, url: str, **wanted: list[list[int]])
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 async def test_the_service_and_the_command_beside_it_say_what_is_verified(
-    tmp_path: Path, start_service: StartService, simulate: Simulate, kind: LogKind
+    tmp_path: Path, start_service: StartService, simulate: Simulate
 ) -> None:
-    log = SimulatedLog("log", kinds={kind}, initial=300, seed=3, unparseable=0.05)
-    server = await simulate(log)
+    logs = [SimulatedLog(f"log-{kind}", kinds={kind}, initial=300, seed=3, unparseable=0.05) for kind in KINDS]
+    server = await simulate(*logs)
     options = with_keys(archiving(server.infos()), server.infos())
-    options["static_logs" if kind == "static" else "custom_logs"][0]["start"] = 0
-    url = url_of(log, kind)
+    for section in ("custom_logs", "static_logs"):
+        options[section][0]["start"] = 0
+    urls = [url_of(log, kind) for log, kind in zip(logs, KINDS, strict=True)]
+
+    def verified(stop: int) -> bool:
+        return all(list(verified_in(tmp_path, url)) == [(0, stop)] for url in urls)
+
     service = await start_service(options)
+    await eventually(partial(verified, 300))
     everything = [[0, 300]]
-
-    def verified() -> list[list[int]]:
-        return [list(span) for span in verified_in(tmp_path, url)]
-
-    await eventually(lambda: verified() == everything)
-    told = await eventually_told(service, url, archived=everything, verified=everything)
+    told = [await eventually_told(service, url, archived=everything, verified=everything) for url in urls]
     command = await run(tmp_path, options, "--coverage", "--json")
-    shown = of(json.loads(command.stdout), url)
     assert command.code == 0
-    for found in (told, shown):
+    shown = [of(json.loads(command.stdout), url) for url in urls]
+    for found in (*told, *shown):
         assert [found[each]["intervals"] for each in ("archived", "verified")] == [everything, everything]
         assert [found[each]["count"] for each in ("unverified", "tainted", "missing", "dropped")] == [0, 0, 0, 0]
         assert found["unparseable"]["count"] > 0
-    assert told["unparseable"] == shown["unparseable"]
-    log.grow(50)
-    everything = [[0, 350]]
-    await eventually(lambda: verified() == everything)
+    assert [each["unparseable"] for each in told] == [each["unparseable"] for each in shown]
+    for log in logs:
+        log.grow(50)
+    await eventually(partial(verified, 350))
     await service.stop()
-    log.grow(25)
+    for log in logs:
+        log.grow(25)
     await service.start()
-    everything = [[0, 375]]
-    await eventually(lambda: verified() == everything)
+    await eventually(partial(verified, 375))
 
 
 async def test_after_a_kill_nothing_is_verified_that_is_not_archived(
