@@ -75,6 +75,7 @@ class ListedLogs:
         self._found: dict[LogInfo, ListedLog] = {}  # configured logs whose key a list knew, also if it does no more
         self._listed: dict[bytes, FollowedLog] = {}  # from the lists, as `wanted` said last
         self._wish = ""
+        self._is_none_said = False
         self._had: set[str] = set()  # names of the lists that `_listed` is from
         self._given_up: set[bytes] = set()  # that are left, and keep failing
         self._ended = asyncio.Event()  # a log that is left is read to its end, or given up
@@ -234,7 +235,13 @@ class ListedLogs:
             had |= self._had
         self._wish, self._had, self._listed = wish, had, listed
         self._given_up &= listed.keys()
+        self._say_none(is_none=bool(had) and not listed and not configured)
         return list(listed.values())
+
+    def _say_none(self, *, is_none: bool) -> None:
+        if is_none and not self._is_none_said:
+            logger.warning("no log is followed: the log lists have none that is wanted, --list-logs says why")
+        self._is_none_said = is_none
 
     def _gone(self, listed: Collection[bytes], configured: Sequence[FollowedLog]) -> dict[bytes, FollowedLog]:
         ids = {*listed, *(log.info.log_id for log in configured)}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from certstream.app.lists.listed_logs import ListedLogs
 from certstream.app.settings import FollowedLog, configured_logs
@@ -192,6 +193,29 @@ async def test_without_a_list_a_log_is_read_unverified_after_a_while_and_never_u
             it.publisher.publish(classic(1), classic(2))
             it.publisher.answers = []
             await it.until(lambda: [log.info.key for log in it.wanted] == [spki(1), spki(2)])
+
+
+async def test_where_the_lists_have_no_log_that_is_wanted_that_is_said_once(tmp_path: Path) -> None:
+    said = "no log is followed: the log lists have none that is wanted, --list-logs says why"
+
+    def times() -> int:
+        return sum(line["event"] == said for line in lines)
+
+    async with following(tmp_path) as it:
+        it.publisher.publish(classic(1))
+        with capture_logs() as lines:
+            await it.configure({"include_names": ["another"]})
+            assert (it.wanted, times()) == ([], 0), "there is no list yet"
+            async with running(it):
+                await it.until(lambda: times() == 1)
+                it.take()
+                assert times() == 1
+                await it.configure({"include_names": ["Log 1"]})
+                assert (it.names(), times()) == (["Log 1"], 1)
+                await it.configure({"include_names": ["another"]})
+                assert (it.wanted, times()) == ([], 2)
+                await it.configure({"include_names": ["another"]}, custom_logs=[{"name": "mine", "url": f"{URL}/9"}])
+                assert times() == 2
 
 
 async def test_where_no_list_is_to_be_asked_none_is(tmp_path: Path) -> None:
