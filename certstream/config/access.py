@@ -153,7 +153,9 @@ class AuthConfig(Section):
         "Whether `?token=` is taken as well, for browsers, whose WebSocket and EventSource send no header. Mind that "
         "proxies write URLs into their logs.",
     )
-    protect_health: bool = option(False, "Whether /health and /health/deep ask for a token too.")
+    protect_health: bool = option(
+        False, "Whether /health, /health/ready, /health/deep and /coverage ask for a token too."
+    )
     protect_metrics: bool = option(False, "Whether /metrics asks for a token too.")
 
 
@@ -164,7 +166,7 @@ class CorsConfig(Section):
 
 
 class MonitoringConfig(Section):
-    """An address of its own for /metrics, /health and /health/deep, which are then gone from the first."""
+    """An address of its own for /metrics, /coverage, and /health and its kin, which are then gone from the first."""
 
     host: Annotated[str, AfterValidator(checked_host)] = option(
         "127.0.0.1", "Address to listen on.", allowed="an IP address or a host name"

@@ -42,7 +42,10 @@ class ProtocolsConfig(Section):
     websocket: bool = option(True, "WebSocket streams: /, /full-stream and /domains-only.")
     sse: bool = option(True, "Server-sent events: /sse?stream=lite|full|domains.")
     metrics: bool = option(True, "Prometheus metrics: /metrics.")
-    health: bool = option(True, "Liveness, readiness, the state of each log: /health, /health/ready, /health/deep.")
+    health: bool = option(
+        True,
+        "Liveness, readiness, the state of logs and archive: /health, /health/ready, /health/deep, /coverage.",
+    )
     example_json: bool = option(True, "The latest message of each stream: /example.json and the like.")
     api: bool = option(False, "The JSON API: /api/….", inert=True)
 
