@@ -50,12 +50,13 @@ class Tailers:
         """The tailer of a log, at the position that is known now."""
         followed, info = recipe.followed, recipe.followed.info
         position = self._state.position(info.base_url)
+        metrics = self._metrics.log(info.name)  # a log that is new begins without figures
         self._metrics.trust.mmd(info.name, followed.mmd_s if followed.final is None else None)
         return Tailer(
             self._trust.client(recipe, log_client(self._http, info, self._issuers, recipe.read)),
             publish=self._publish,
             advance=lambda index, tree_size: self._advance(info, index, tree_size),
-            metrics=self._metrics.log(info.name),
+            metrics=metrics,
             position=None if position is None else position.current_index,
             tree_size=0 if position is None else position.tree_size,
             start=followed.start,
