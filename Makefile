@@ -11,8 +11,12 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON = $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
 	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
 
-# Further arguments for pytest or the search: make test ARGS='-k config'
+# Further arguments for pytest or the search: make test ARGS='-k config', or ARGS='-n 0 --pdb' for one process
 ARGS :=
+
+# The tests are shared out: half of their time is spent waiting for services, logs and files. More than four processes
+# would be in each other's way, as tests start processes of their own.
+SHARED := -n auto --maxprocesses 4 --dist worksteal
 
 .DELETE_ON_ERROR:
 .PHONY: help run test check check-deploy fuzz lint format config lock image clean
@@ -35,7 +39,7 @@ run: $(VENV)/installed
 	@exec $(BIN)/python -m certstream --demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 check: lint test
 
