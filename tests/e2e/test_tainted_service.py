@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from certstream.app.verification import recheck
 from certstream.app.verification.recheck import DIFFERS
 from certstream.intervals import Intervals
 from certstream.ledger import Ledger, ledger_beside
@@ -14,6 +18,7 @@ from tests.archive.archive_support import held
 from tests.e2e.archive_service_support import eventually
 from tests.e2e.command_support import MAIN
 from tests.e2e.e2e_support import PATIENCE_S, Service, Simulate, StartService
+from tests.e2e.in_process_support import InProcess, work_in
 from tests.e2e.verification_support import kinds_of, until_at, until_health, verifying
 
 BOTH = ("log rfc6962", "log static")
@@ -62,32 +67,35 @@ async def test_what_was_sent_wrong_once_stays_listed_and_after_a_restart_the_arc
 
 
 async def test_what_is_in_another_tree_than_what_was_proven_stays_tainted_as_long_as_the_log_shows_that_one(
-    start_service: StartService, simulate: Simulate
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, simulate: Simulate
 ) -> None:
+    work_in(tmp_path, monkeypatch)
+    monkeypatch.setattr(recheck, "_LOOK_S", 0.2)
+    monkeypatch.setattr(recheck, "_FIRST_S", 0.5)
     log = SimulatedLog("log", initial=600, seed=3)
     server = await simulate(log)
     options = verifying(server.infos(), "warn")
     options["delta_sink"] = {"enabled": True, "table_path": MAIN, "flush_interval_secs": 1}
-    service = await start_service(options)
-    await until_at(service, 600, *BOTH)
-    fork = log.faults.add(Fault(FaultKind.FORK, index=300))
-    log.grow(300)
-    await until_at(service, 900, *BOTH)
-    await until_read_again(service)
-    await service.stop()
-    await service.start()  # what was proven lies behind the position, and is the measure all the same
-    log.grow(50)
-    await until_at(service, 950, *BOTH)
-    health = await until_read_again(service)
-    assert {each["tainted_entries"] for each in health["logs"]} == {350}
-    assert {kind for _, kind in kinds_of(service)} == {"inconsistent"}
-    log.faults.remove(fork)
-    log.grow(50)
-    await until_at(service, 1_000, *BOTH)
-    await until_health(service, lambda logs: all(logs[name]["tainted_entries"] == 0 for name in BOTH))
-    urls = [log.url(kind).rstrip("/") for kind in ("rfc6962", "static")]
-    await eventually(lambda: held(service.directory / MAIN) == {url: list(range(1_000)) for url in urls})
-    await service.stop()
+    async with InProcess(tmp_path, options, ()) as service:
+        await until_at(service, 600, *BOTH)
+        fork = log.faults.add(Fault(FaultKind.FORK, index=300))
+        log.grow(300)
+        await until_at(service, 900, *BOTH)
+        await until_read_again(service)
+        await service.stop()
+        await service.start()  # what was proven lies behind the position, and is the measure all the same
+        log.grow(50)
+        await until_at(service, 950, *BOTH)
+        health = await until_read_again(service)
+        assert {each["tainted_entries"] for each in health["logs"]} == {350}
+        assert {kind for _, kind in kinds_of(service)} == {"inconsistent"}
+        log.faults.remove(fork)
+        log.grow(50)
+        await until_at(service, 1_000, *BOTH)
+        await until_health(service, lambda logs: all(logs[name]["tainted_entries"] == 0 for name in BOTH))
+        urls = [log.url(kind).rstrip("/") for kind in ("rfc6962", "static")]
+        await eventually(lambda: held(service.directory / MAIN) == {url: list(range(1_000)) for url in urls})
+        await service.stop()
 
 
 async def until_read_again(service: Service) -> dict[str, Any]:
