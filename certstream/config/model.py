@@ -216,8 +216,9 @@ class HealthConfig(Section):
 class HotReloadConfig(Section):
     """Taking up a changed configuration without a restart, and without dropping a client.
 
-    What concerns tokens, limits, CORS, trusted proxies, the log level, the logs and the pace of reading them takes
-    effect at once; what needs a restart is named, in the log and in /health/deep. A file with mistakes changes nothing.
+    What concerns tokens, limits, CORS, trusted proxies, the log level, the logs, log lists, verification, the pace of
+    reading and health.min_share takes effect at once; what needs a restart is named, in the log and in /health/deep.
+    A file with mistakes changes nothing.
     """
 
     enabled: bool = option(False, "Whether the configuration file is watched, and auth.tokens_file with it.")
