@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 import structlog
 
 from certstream.app.settings import backfill_fetch_settings, log_client
+from certstream.app.threads import holding
 from certstream.app.verification.verifying import Verifying
 from certstream.archive import storage
 from certstream.archive.commit import Committer
@@ -95,9 +96,9 @@ def say_starting(tables: Tables, from_index: int | None) -> None:
     )
 
 
-def held(staging: Path | None) -> AbstractContextManager[object]:
+def held(staging: Path | None) -> AbstractAsyncContextManager[None]:
     """Nobody else works on the staging table meanwhile. Raises StorageError, naming who does."""
-    return nullcontext() if staging is None else staging_lock(staging)
+    return nullcontext() if staging is None else holding(partial(staging_lock, staging))
 
 
 def chosen_logs(logs: Sequence[LogInfo], text: str | None, option: str) -> Sequence[LogInfo]:

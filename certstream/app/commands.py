@@ -82,8 +82,7 @@ def backfill(
         surveyed = survey(tables, followed, ceilings, start, threading.Event())
         print(plan_table(surveyed.plan, bytes_per_row=surveyed.bytes_per_row, free_bytes=surveyed.free_bytes), end="")
         return 0
-    with held(tables.staging):
-        return _run(_backfill(config, tables, followed, ceilings, start, verifying))
+    return _run(_backfill(config, tables, followed, ceilings, start, verifying))
 
 
 def _readable_logs(config: Config, text: str | None) -> tuple[list[FollowedLog], Verifying]:
@@ -123,23 +122,24 @@ async def _backfill(
     start: int | None,
     verifying: Verifying,
 ) -> int:
-    with Signals(hang_up_ends=True) as signals:
-        try:
-            surveyed = await in_thread(partial(survey, tables, logs, ceilings, start), signals.stop)
-        except LookCancelledError:
-            log.info("backfill interrupted", done=0)
-            return 0
-        progress = Progress("backfill", surveyed.plan.totals(), sys.stderr)
-        result = await fill(
-            config,
-            surveyed,
-            tables,
-            signals.stop,
-            metrics=Metrics(),
-            verifying=verifying,
-            progress=progress,
-            settings=_ALONE,
-        )
+    async with held(tables.staging):
+        with Signals(hang_up_ends=True) as signals:
+            try:
+                surveyed = await in_thread(partial(survey, tables, logs, ceilings, start), signals.stop)
+            except LookCancelledError:
+                log.info("backfill interrupted", done=0)
+                return 0
+            progress = Progress("backfill", surveyed.plan.totals(), sys.stderr)
+            result = await fill(
+                config,
+                surveyed,
+                tables,
+                signals.stop,
+                metrics=Metrics(),
+                verifying=verifying,
+                progress=progress,
+                settings=_ALONE,
+            )
     return 1 if result.failed else 0
 
 

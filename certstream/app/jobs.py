@@ -148,7 +148,7 @@ class Jobs:
         try:
             if tables.staging is not None:
                 await asyncio.to_thread(check_staging, tables.main, tables.staging)
-            with held(tables.staging):
+            async with held(tables.staging):
                 filled = await self._backfill()
         except LookCancelledError:
             self._health["backfill"] = replace(self._health["backfill"], state="interrupted", ended_s=self._clock())

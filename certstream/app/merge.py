@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from typing import Final, TextIO, TypeAlias
 
 import structlog
 
-from certstream.app.threads import in_thread
+from certstream.app.threads import holding, in_thread
 from certstream.archive.commit import Committer
 from certstream.archive.datafile import WriteSettings
 from certstream.archive.merge.merge import Merge, MergeCancelledError, MergeResult
@@ -50,7 +51,7 @@ async def merge_staging(
     await asyncio.to_thread(sweep_staging, staging)
     if not await asyncio.to_thread(is_staged, staging):
         return _nothing(staging)
-    with staging_lock(staging):
+    async with holding(partial(staging_lock, staging)):
         if not await asyncio.to_thread(is_staged, staging):  # somebody merged it before we had the lock
             return _nothing(staging)
         try:

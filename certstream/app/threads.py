@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
+
+from certstream.locks import FileLock
 
 T = TypeVar("T")
 
@@ -26,6 +29,25 @@ async def in_thread(work: Callable[[threading.Event], T], stop: asyncio.Event) -
     finally:
         heed.cancel()
         await _ended(running)
+
+
+@asynccontextmanager
+async def holding(lock: Callable[[], FileLock]) -> AsyncIterator[None]:
+    """Hold a lock, which is made, taken and let go in threads: its disk may hang. Raises what taking it raises."""
+
+    def take() -> FileLock:
+        taken = lock()
+        taken.take()
+        return taken
+
+    taking = asyncio.ensure_future(asyncio.to_thread(take))
+    try:
+        await asyncio.shield(taking)
+        yield
+    finally:
+        await _ended(taking)
+        if taking.exception() is None:
+            await _ended(asyncio.ensure_future(asyncio.to_thread(taking.result().release)))
 
 
 async def _ended(running: asyncio.Future[T]) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from certstream.ct.types import LogInfo, LogKind
@@ -56,3 +61,18 @@ def stands_at(service: Service, url: str) -> int | None:
 
 def url_of(log: SimulatedLog, kind: LogKind) -> str:
     return log.url(kind).rstrip("/")
+
+
+@asynccontextmanager
+async def unanswering(path: Path) -> AsyncIterator[asyncio.Event]:
+    """A file that whoever opens it waits for, as on a disk that hangs; the event says that somebody does."""
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    loop.add_signal_handler(signal.SIGIO, asked.set)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        yield asked
+    finally:
+        os.close(fd)  # and with it goes the lease
+        loop.remove_signal_handler(signal.SIGIO)

@@ -10,7 +10,7 @@ from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
-from tests.e2e.archive_service_support import KINDS, archiving, eventually, job, metric, url_of
+from tests.e2e.archive_service_support import KINDS, archiving, eventually, job, metric, unanswering, url_of
 from tests.e2e.command_support import (
     MAIN,
     STAGING,
@@ -135,3 +135,21 @@ async def test_only_the_logs_that_the_configuration_names_are_backfilled(
     await service.start(serving=False)
     assert await service.exit_code() == 1
     assert "backfill.logs: no log has 'argon' in its name or URL" in service.lines[-1]["event"]
+
+
+async def test_a_staging_disk_that_hangs_holds_up_nobody_else(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=300, seed=3)
+    server = await simulate(log)
+    service = await start_service(archiving(server.infos(), backfill={"staging_path": STAGING, "from_index": 0}))
+    await service.until_following(*server.infos())
+    async with unanswering(tmp_path / "data/.staging.certstream-lock") as asked, service.listen() as client:
+        service.send(signal.SIGHUP)
+        await asked.wait()
+        log.grow(50)
+        await client.until_index("log static", 349)
+        assert (await service.health())["jobs"]["backfill"]["state"] == "never"
+    assert (await job(service, "merge", "succeeded", "failed"))["state"] == "succeeded"
+    assert (await service.stop())[0] == 0
+    assert held(tmp_path / MAIN) == {url_of(log, "static"): list(range(350))}
