@@ -14,7 +14,9 @@ def leave_in_time(after_s: float) -> None:
     """End the process after that time, whatever it does then: a thread that waits for a dead disk cannot be ended."""
 
     def leave() -> None:
-        log.warning("not everything ended in time, leaving; what is not archived is read again", after_s=after_s)
+        log.warning(
+            "not everything ended in time, leaving; what is not saved or archived is read again", after_s=after_s
+        )
         os._exit(0)
 
     timer = threading.Timer(after_s, leave)

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from certstream.app.archive import ArchiveParts
 
 _FINISH_S: Final = 0.5  # that batches in hand get when the service stops; closing the streams takes about 0.5 s more
-_LEAVE_S: Final = 4.5  # that a service with an archive has for its end
+_LEAVE_S: Final = 4.5  # that the service has for its end
 
 Wanted: TypeAlias = tuple[Config, Sequence[FollowedLog]]  # the configuration as it is meant, and the logs to follow
 
@@ -224,8 +224,7 @@ class Service:
     async def _leave_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._manager.stopping()
-        if self._archive is not None:
-            leave_in_time(_LEAVE_S)
+        leave_in_time(_LEAVE_S)
 
     async def _follow(self, supervisor: Supervisor, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:

@@ -20,6 +20,7 @@ import pytest
 
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
+from tests.e2e.archive_service_support import unanswering
 from tests.e2e.e2e_support import PATIENCE_S, ROOT, Service, Simulate, StartService, options_for
 
 READ_BY_URLLIB = (
@@ -69,6 +70,26 @@ async def test_signal_ends_it_in_two_seconds_with_clients_that_do_not_read(
     for info in server.infos():
         entry = service.state["logs"][info.base_url]
         assert entry["current_index"] == [9, *client.indices(f"{info.name} {info.kind}")][-1] + 1
+
+
+async def test_a_state_file_whose_disk_hangs_holds_up_neither_the_streams_nor_the_end(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"rfc6962"}, initial=10, seed=1)
+    server = await simulate(log)
+    async with unanswering(tmp_path / "certstream_state.json.tmp") as asked:
+        service = await start_service(options_for(server.infos()))
+        await service.until_following(*server.infos())
+        await asked.wait()
+        async with service.listen() as client:
+            log.grow(50)
+            await client.until_index("log rfc6962", 59)
+        code, seconds = await service.stop()
+    assert (code, seconds < 5) == (0, True)
+    await service.start()
+    await service.until_following(*server.infos())
+    assert (await service.stop())[0] == 0
+    assert service.state["logs"][server.infos()[0].base_url]["current_index"] == 60
 
 
 async def test_second_signal_leaves_at_once(start_service: StartService, simulate: Simulate) -> None:
