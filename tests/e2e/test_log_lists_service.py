@@ -296,6 +296,27 @@ async def test_another_root_than_that_of_the_final_tree_head_is_evidence(
     assert suspects == {"other": False, "ended": True, "grown": True}
 
 
+async def test_a_log_that_was_read_beyond_its_final_tree_head_is_compared_there_and_left_in_peace(
+    begin: StartService, simulate: Simulate, publisher: Publisher
+) -> None:
+    right, wrong = SimulatedLog("right", initial=300), SimulatedLog("wrong", initial=300, seed=1)
+    await simulate(right, wrong)
+    publisher.publish(entry(right), entry(wrong, "static"))
+    service = await begin({**listing(publisher), **ON})
+    for log in (right, wrong):
+        await log_has_position(service, log)
+    publisher.publish(readonly(right, 270, right.tree.root(270)), readonly(wrong, 270, bytes(32), "static"))
+    await look_again(service, publisher, 61)
+    await is_suspect(service, wrong)
+    grown = "log grew past its final tree head"
+    await eventually(lambda: len([line for line in service.lines if line["event"] == grown]) == 2)
+    logs = {log["name"]: log for log in (await service.health())["logs"]}
+    assert {name: (log["state"], log["suspect"], log["position"]) for name, log in logs.items()} == {
+        "right": ("following", False, 300),
+        "wrong": ("following", True, 300),
+    }
+
+
 def without_key(log: SimulatedLog, **more: Any) -> dict[str, Any]:
     return {"custom_logs": [{"name": "mine", "url": log.url("rfc6962"), **more}]}
 

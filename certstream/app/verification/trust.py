@@ -112,9 +112,10 @@ class Trustees:
 
     def client(self, recipe: LogRecipe, reading: LogClient) -> LogClient:
         """What reads a log from its position on, up to where it ends: verified as its recipe says, or as it is."""
-        position = self._state.position(recipe.followed.info.base_url)
+        info = recipe.followed.info
         verified = self._client(recipe, reading)
-        return bounded(verified, recipe.followed, 0 if position is None else position.tree_size, self.found)
+        position = self._state.position(info.base_url)
+        return bounded(verified, recipe.followed, position, lambda: prover(self._http, info), self.found)
 
     def _client(self, recipe: LogRecipe, reading: LogClient) -> LogClient:
         info, url = recipe.followed.info, recipe.followed.info.base_url
