@@ -12,6 +12,7 @@ from certstream.ct.edge import TreeEdge
 from certstream.ct.log_list import FinalTreeHead
 from certstream.evidence import Case
 from certstream.simulator.log import SimulatedLog
+from certstream.state import LogPosition
 from tests.client.reading_support import reading
 
 SIZE = 30
@@ -40,7 +41,9 @@ async def test_the_root_is_compared_at_the_final_tree_head_alone(
             reader.client(LOG, "rfc6962"), prover(reader.http, info), LOG.spki, findings, mode="warn", edge=TreeEdge()
         )
         head = None if final is None else FinalTreeHead(final, ANOTHER_ROOT)
-        client = bounded(inner, FollowedLog(info, final=head, leaving=leaving), known, cases.append)
+        followed = FollowedLog(info, final=head, leaving=leaving)
+        position = LogPosition(0, known, 0)
+        client = bounded(inner, followed, position, lambda: prover(reader.http, info), cases.append)
         size = (await client.head()).tree_size
         stop = client.readable(0, size).stop
         async for _ in client.batches(0, stop):
