@@ -251,13 +251,21 @@ async def test_a_log_that_disappears_while_it_is_behind_is_read_to_its_last_head
         await look_again(service, publisher, 61)
         await service.until(lambda line: line["event"] == "log is followed by changed options" and line["log"] == "b")
         assert followed(await service.health()) == ["a", "b"]
-        b.grow(20)
+    assert (await service.stop())[0] == 0
+    b.grow(20)
+    await service.start()
+    assert followed(await service.health()) == ["a", "b"], "it is known over a restart"
+    async with service.listen() as client:
         b.faults.remove(failing)
         await service.until(lambda line: line["event"].startswith("log is followed no more"))
     assert client.indices("b") == list(range(10, 60))
     assert followed(await service.health()) == ["a"]
     assert (await service.stop())[0] == 0
     assert stands_at(service, url_of(b, "rfc6962")) == 60
+    asked = len(b.requests)
+    await service.start()
+    assert followed(await service.health()) == ["a"]
+    assert len(b.requests) == asked
 
 
 async def test_for_want_of_the_list_no_log_is_left(

@@ -13,6 +13,7 @@ import pybase64
 import structlog
 
 from certstream.app.lists.beginnings import Beginnings
+from certstream.app.lists.departures import Departures
 from certstream.app.lists.log_keys import with_keys
 from certstream.app.lists.sources import (
     asks_lists,
@@ -67,6 +68,7 @@ class ListedLogs:
         self._state = state
         self._states = states
         self._beginnings = Beginnings(state)
+        self._departures = Departures(state)
         self._asked: Asked | None = None
         self._lists: LogLists | None = None
         self._are_others = asyncio.Event()  # lists than before
@@ -220,6 +222,7 @@ class ListedLogs:
     def _of_lists(self, config: Config, configured: Sequence[FollowedLog]) -> list[FollowedLog]:
         if self._lists is None or not follows_lists(config):
             self._listed = {}
+            self._departures.keep([], "")
             return []
         chosen, wish = self._lists.choice.chosen, wish_of(config)
         had = {status.name for status in self._lists.statuses() if status.age_s is not None and not status.waits_for}
@@ -229,11 +232,14 @@ class ListedLogs:
             for log in listed_logs(config, chosen)
             if (log_id := log.info.log_id) is not None
         }
+        if not self._wish:  # the first look of this process
+            self._wish, self._listed = wish, self._departures.known(wish, config.ct_log.verification)
         if wish == self._wish:
             gone = self._gone(listed, configured)
             listed |= self._leaving(gone) if had >= self._had else gone  # for want of a list no log disappears
             had |= self._had
         self._wish, self._had, self._listed = wish, had, listed
+        self._departures.keep([log for log in listed.values() if log.leaving], wish)
         self._given_up &= listed.keys()
         self._say_none(is_none=bool(had) and not listed and not configured)
         return list(listed.values())

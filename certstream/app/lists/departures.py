@@ -1,0 +1,72 @@
+"""The logs that no list has any more and that are read to their last head: known over a restart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+import pybase64
+
+from certstream.app.settings import MMD_S, FollowedLog
+from certstream.config.logs import Verification
+from certstream.ct.log_list import MAX_LISTED_LOGS
+from certstream.ct.types import LogInfo
+from certstream.state import StateStore
+
+_MEMBER: Final = "leaving_logs"
+_TEXTS: Final = ("name", "url", "kind", "operator", "key")
+
+
+class Departures:
+    """Keeps them in the state file, whose positions say how far each is.
+
+    Kept is {"leaving_logs": {"wanted": text, "logs": [{"name", "url", "kind", "operator", "key", "origin", "mmd_s"}]}};
+    what stands there and is not of that shape counts as no log. Bounded: the first MAX_LISTED_LOGS are kept.
+    """
+
+    def __init__(self, state: StateStore) -> None:
+        self._state = state
+
+    def keep(self, logs: Collection[FollowedLog], wanted: str) -> None:
+        """Let these be all of them; `wanted` says in one text what is wanted of the lists."""
+        if logs or self._state.member(_MEMBER) is not None:
+            kept = [_entry(log) for log in logs if log.info.key is not None][:MAX_LISTED_LOGS]
+            self._state.set_member(_MEMBER, {"wanted": wanted, "logs": kept})
+
+    def known(self, wanted: str, verification: Verification) -> dict[bytes, FollowedLog]:
+        """Those that are kept, by log id; none where something else is wanted of the lists than then."""
+        member = self._state.member(_MEMBER)
+        if not isinstance(member, dict) or member.get("wanted") != wanted or not isinstance(member.get("logs"), list):
+            return {}
+        return dict(_read(member["logs"], verification))
+
+
+def _entry(log: FollowedLog) -> dict[str, Any]:
+    info = log.info
+    return {
+        "name": info.name,
+        "url": info.url,
+        "kind": info.kind,
+        "operator": info.operator,
+        "key": pybase64.b64encode(info.key or b"").decode(),
+        "origin": info.origin,
+        "mmd_s": log.mmd_s,
+    }
+
+
+def _read(entries: list[Any], verification: Verification) -> Iterator[tuple[bytes, FollowedLog]]:
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in _TEXTS):
+            continue
+        try:
+            key = pybase64.b64decode(entry["key"], validate=True)
+        except ValueError:
+            continue
+        kind, origin, mmd_s = entry["kind"], entry.get("origin"), entry.get("mmd_s")
+        if kind not in ("rfc6962", "static") or not isinstance(origin, str | None):
+            continue
+        log_id = hashlib.sha256(key).digest()
+        info = LogInfo(entry["name"], entry["url"], kind, entry["operator"], key, log_id, origin)
+        mmd_s = mmd_s if type(mmd_s) is int and mmd_s > 0 else MMD_S
+        yield log_id, FollowedLog(info, start="beginning", verification=verification, mmd_s=mmd_s, leaving=True)
