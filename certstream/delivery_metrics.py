@@ -14,6 +14,7 @@ DelayCause: TypeAlias = Literal[
     "cpu",  # decoding and publishing, and an event loop that is too busy for answers
     "archive",  # entries wait for the archive, or for its rows to be made
     "unproven",  # entries wait for proofs, or cannot be proven
+    "not_served",  # the log does not give entries that its own head covers
     "not_polled",  # the log fails, or is not asked
 ]
 DELAY_CAUSES: Final[tuple[DelayCause, ...]] = get_args(DelayCause)

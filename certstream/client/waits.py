@@ -13,6 +13,7 @@ Activity: TypeAlias = Literal[
     "publishing",  # until a batch was handed over
     "archive",  # part of that: waiting for the archive, and making its rows
     "backing_off",  # after a failure
+    "not_served",  # likewise after the log refused entries that its head covers
     "limited",  # likewise after a 429
     "unproven",  # likewise after entries that could not be proven
     "pacing",  # of each request: waiting for the operator's pace

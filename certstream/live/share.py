@@ -165,6 +165,7 @@ def _blamed(entries: float, spent: Spent, busy: float) -> dict[DelayCause, float
         "cpu": answers * busy + max(0.0, seconds["publishing"] - seconds["archive"]),
         "archive": seconds["archive"],
         "unproven": seconds["proving"] + seconds["unproven"],
+        "not_served": seconds["not_served"],
         "not_polled": seconds["backing_off"],
     }
     whole = sum(by_cause.values())

@@ -28,6 +28,8 @@ Advance: TypeAlias = Callable[[int, int], None]
 
 PART_BYTES: Final = 4 << 20  # of entries published at a time: their decoding takes memory in proportion
 
+# What a log answers that has no entries where its own head promises some: of a page, of a tile, without a word
+_NOT_SERVED: Final = frozenset({"400", "404", "410", "empty"})
 _IDLE_FACTOR: Final = 1.5
 _PAUSE_SHOWN_S: Final = 5.0  # a shorter pause of the operator is no state of its logs
 
@@ -104,6 +106,7 @@ class Tailer:
         self._age_s: float | None = None  # of that entry when it was read
         self._last_success_s: float | None = None
         self._last_error: str | None = None
+        self._is_reading = False  # entries, since the head of this round
         self._publishing = False
         self._stopping = False
         metrics.lag_seconds.set_function(self._lag_or_unknown_s)  # at each scrape: it grows while a log is stuck
@@ -175,10 +178,18 @@ class Tailer:
             delay_s = self._clock.backoff(
                 self._condition.attempts, self._settings.retry_initial_s, self._condition.backoff_max_s
             )
-            return delay_s, "unproven" if isinstance(exc, InvalidProofError) else "backing_off"
+            return delay_s, self._held_back_by(exc)
+
+    def _held_back_by(self, error: FetchError | LogMisbehaviourError) -> Activity:
+        """What the wait after a failed attempt is for."""
+        if isinstance(error, InvalidProofError):
+            return "unproven"
+        is_refused = isinstance(error, FetchError) and error.status in _NOT_SERVED
+        return "not_served" if is_refused and self._is_reading else "backing_off"
 
     async def _round(self) -> float:
         """Look at the head and read what may be read, up to `round_entries`; the seconds to wait after it."""
+        self._is_reading = False
         with self._waits.on("reading"):
             head = await self._client.head()
         grew = self._take_head(head)
@@ -254,6 +265,7 @@ class Tailer:
             )
 
     async def _read(self, start: int, stop: int) -> None:
+        self._is_reading = True
         async with aclosing(self._client.batches(start, stop)) as batches:
             while (batch := await self._next(batches)) is not None:
                 for part in publishable_parts(batch, PART_BYTES):

@@ -168,6 +168,7 @@ CAUSES: list[tuple[DelayCause, float, dict[str, float]]] = [
     ("archive", 0.3, {"reading": 2, "answering": 2, "publishing": 8, "archive": 7}),
     ("unproven", 0.0, {"reading": 10, "proving": 7, "answering": 10}),
     ("unproven", 0.0, {"reading": 3, "answering": 3, "unproven": 7}),
+    ("not_served", 0.0, {"reading": 2, "answering": 2, "not_served": 8}),
     ("not_polled", 0.0, {"reading": 2, "answering": 2, "backing_off": 8}),
     ("not_polled", 0.0, {}),
 ]

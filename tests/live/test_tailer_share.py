@@ -85,6 +85,23 @@ async def test_a_log_that_fails_is_not_polled_and_taken_to_grow_on(kind: LogKind
         assert follower.share.cause == "not_polled"
 
 
+@both
+async def test_entries_that_a_head_covers_and_the_log_does_not_give_are_not_served(kind: LogKind) -> None:
+    log = SimulatedLog("followed", seed=9, initial=256)
+    async with reading(log) as reader:
+        follower = Slow(reader, log, kind, ticks=1, grows=256, work=WORK[0][1])
+        async with follower.running():
+            await follower.until_read(40 * 256)
+            log.faults.add(Fault(FaultKind.LAGGING, entries=len(log.tree)))
+            behind_at = reader.time.now_s
+            while reader.time.now_s < behind_at + 400:
+                await follower.until(lambda now=reader.time.now_s: reader.time.now_s > now)  # type: ignore[misc]
+                log.grow(256)
+                follower.tailer.measure(0.0)
+        assert follower.share.share < 0.7
+        assert follower.share.cause == "not_served"
+
+
 async def test_a_log_that_is_looked_at_rarely_is_read_in_time() -> None:
     log = SimulatedLog("followed", seed=9, initial=256)
     shares = set()
