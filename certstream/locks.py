@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -62,8 +63,6 @@ class FileLock:
             raise self._error(f"{self._path}: cannot be locked: {exc.strerror}") from exc
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, _holder().encode(), 0)
         except BlockingIOError as exc:
             holder = _content(fd)
             os.close(fd)
@@ -71,6 +70,9 @@ class FileLock:
         except OSError as exc:
             os.close(fd)
             raise self._error(f"{self._path}: cannot be locked: {exc.strerror}") from exc
+        with suppress(OSError):  # of a full disk: the lock holds all the same
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, _holder().encode(), 0)
         return fd
 
     def release(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,18 @@ def test_a_lock_whose_file_cannot_be_removed_is_let_go_all_the_same(tmp_path: Pa
         path.mkdir()
     with lock(tmp_path / "aside"):
         assert path.is_dir()
+
+
+def test_a_full_disk_keeps_nobody_from_locking(tmp_path: Path) -> None:
+    path, limits = tmp_path / "lock", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file can be written to any more
+    try:
+        with lock(path):
+            assert path.read_bytes() == b""
+            with pytest.raises(StorageError, match="the table: in use by another process"):
+                lock(path).take()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_lock_that_cannot_be_made_says_which_file(tmp_path: Path) -> None:
