@@ -13,6 +13,7 @@ from certstream.simulator.faults import Fault, FaultKind
 from tests.client.large_log_support import KINDS, LOG, SIZE
 from tests.client.reading_support import Reader, reading
 
+_NO_ANSWERS = (FaultKind.UNAVAILABLE, FaultKind.HTML, FaultKind.GARBAGE, FaultKind.EMPTY)
 PLACES = (0, 1, 255, 256, 300, 65_536, 65_537, 69_999, SIZE)
 
 
@@ -131,10 +132,12 @@ async def test_a_wrong_proof_proves_nothing(kind: LogKind) -> None:
 async def test_tiles_and_proofs_that_do_not_come_prove_nothing_and_come_later(kind: LogKind) -> None:
     async with reading(LOG) as reader:
         proof = proving(reader, kind)
-        for failure in (FaultKind.UNAVAILABLE, FaultKind.HTML, FaultKind.RATE_LIMITED):
+        for failure in (*_NO_ANSWERS, FaultKind.RATE_LIMITED):
             fault = LOG.faults.add(Fault(failure))
-            with pytest.raises((FetchError, InvalidProofError)):
+            with pytest.raises(FetchError):
                 await proof.check_leaves(LOG.head, 300, leaves(300, 400))
+            with pytest.raises(FetchError):
+                await proof.check_edge(LOG.head, edge(300))
             LOG.faults.remove(fault)
         await proof.check_leaves(LOG.head, 300, leaves(300, 400))
 
