@@ -284,6 +284,14 @@ def read_anchors(path: Path) -> dict[str, TreeEdge]:
     return {url: anchor for url, anchor in anchors if anchor is not None}
 
 
+def read_member(path: Path, name: str) -> Any:
+    """Likewise what the file holds beside the logs, None where there is none of that name."""
+    try:
+        return read_document(path).get(name)
+    except FileNotFoundError:
+        return None
+
+
 def _read_logs(path: Path) -> dict[str, dict[str, Any]]:
     """What a file says of the logs, by URL without trailing slash."""
     try:

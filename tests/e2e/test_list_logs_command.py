@@ -35,6 +35,8 @@ async def test_it_shows_what_is_followed_from_where_and_why_others_are_not(tmp_p
     assert "followed: 2" in shown.stdout
     assert "https://ct.example.com/1/" in shown.stdout
     assert "12,345" in shown.stdout
+    (new,) = [line for line in shown.stdout.splitlines() if line.startswith("Log 2 ")]
+    assert new.split()[5] == "head", "it is the first look at the list"
     assert "is rejected" in shown.stdout
     document = json.loads(listed.stdout)
     assert [(log["name"], log["kind"], log["state"], log["list"]) for log in document["followed"]] == [

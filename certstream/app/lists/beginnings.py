@@ -13,7 +13,7 @@ from certstream.state import StateStore
 
 Beginning: TypeAlias = Literal["head", "beginning"]
 
-_MEMBER: Final = "log_lists"
+MEMBER: Final = "log_lists"
 
 
 class Beginnings:
@@ -33,7 +33,7 @@ class Beginnings:
         `lists` are the names of those that could be had, `wanted` says in one text what is wanted of them: a log that
         comes by another wish, or with a list that was not looked at before, did not appear. It is only looked at now.
         """
-        known = _Known(self._state.member(_MEMBER))
+        known = _Known(self._state.member(MEMBER))
         starts: dict[str, Beginning] = {}
         for each in chosen:
             log_id = pybase64.b64encode(each.log.log_id).decode()
@@ -42,7 +42,7 @@ class Beginnings:
         others = list(known.starts.items())[-MAX_LISTED_LOGS:]
         looked_at = sorted({*known.looked_at, *lists})
         member = {"looked_at": looked_at, "wanted": wanted, "starts": {**dict(others), **starts}}
-        self._state.set_member(_MEMBER, member)
+        self._state.set_member(MEMBER, member)
         return {pybase64.b64decode(log_id): start for log_id, start in starts.items()}
 
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
+from certstream.app.lists.beginnings import MEMBER, Beginnings
 from certstream.app.lists.list_logs import logs_json, logs_text
+from certstream.app.lists.listed_logs import had_lists, wish_of
 from certstream.app.lists.log_keys import with_keys
 from certstream.app.lists.sources import asks_lists, follows_lists, is_kind_followed, lacks_lists, log_lists
-from certstream.app.settings import configured_logs, fetch_settings
+from certstream.app.settings import FollowedLog, configured_logs, fetch_settings
 from certstream.app.until_stop import finished
 from certstream.client.http import HttpClient
-from certstream.client.log_list import LogLists
+from certstream.client.log_list import ListStatus, LogLists
 from certstream.config import Config, LoadedConfig
 from certstream.ct.log_choice import LogChoice, OmittedLog
+from certstream.live.tailer import Start
 from certstream.metrics import Metrics
 from certstream.signals import Signals
-from certstream.state import read_positions
+from certstream.state import StateStore, read_member, read_positions
 
 _NO_LIST: Final = (
     "No log list can be had, so no log is followed. Let this machine reach what the table names, or give lists in "
@@ -50,8 +54,11 @@ async def _list_logs(config: Config, *, as_json: bool) -> int:
         keyed = configured if lists is None else with_keys(configured, lists.find)
         choice = _followed(config, lists.choice) if lists is not None and follows_lists(config) else LogChoice()
         statuses = [] if lists is None else lists.statuses()
-    show = logs_json if as_json else logs_text
-    print(show(statuses, choice, [log.info for log in keyed], _positions(config)), end="")
+    infos, positions = [log.info for log in keyed], _positions(config)
+    if as_json:
+        print(logs_json(statuses, choice, infos, positions), end="")
+    else:
+        print(logs_text(statuses, choice, infos, positions, _starts(config, keyed, statuses, choice)), end="")
     if configured or (statuses and not lacks_lists(statuses)):
         return 0
     print(_NO_LIST if statuses else _NO_LOGS, file=sys.stderr)
@@ -63,6 +70,18 @@ def _positions(config: Config) -> dict[str, int]:
     path = config.ct_log.state_file
     positions = {} if path is None else read_positions(Path(path))
     return {url: position.current_index for url, position in positions.items()}
+
+
+def _starts(
+    config: Config, configured: Sequence[FollowedLog], statuses: Sequence[ListStatus], choice: LogChoice
+) -> dict[str, Start]:
+    """Where the service would begin with each log that it has not read yet. Raises StateError likewise."""
+    path = config.ct_log.state_file
+    state = StateStore(None)  # what is decided now is not kept
+    state.set_member(MEMBER, None if path is None else read_member(Path(path), MEMBER))
+    found = Beginnings(state).of(choice.chosen, had_lists(statuses), wish_of(config))
+    listed: dict[str, Start] = {each.info.base_url: found[each.log.log_id] for each in choice.chosen}
+    return {**listed, **{log.info.base_url: log.start for log in configured}}
 
 
 async def _refresh(lists: LogLists) -> None:

@@ -12,6 +12,7 @@ import pybase64
 from certstream.client.log_list import ListStatus
 from certstream.ct.log_choice import NO_STATE, ChosenLog, LogChoice, OmittedLog
 from certstream.ct.types import LogInfo
+from certstream.live.tailer import Start
 
 _CONFIGURED = "configuration"  # where a log is from that no list brought
 _NONE = "-"
@@ -28,12 +29,14 @@ def logs_text(
     choice: LogChoice,
     configured: Sequence[LogInfo] = (),
     positions: Mapping[str, int] | None = None,
+    starts: Mapping[str, Start] | None = None,
 ) -> str:
     """Three tables: the lists, the logs that are read (`configured` ones first), the logs that are not.
 
-    `positions` are the indices that are read next, by base_url; a log without one was not read yet.
+    `positions` are the indices that are read next, by base_url; a log without one was not read yet, and
+    `starts` says where it begins.
     """
-    known = positions or {}
+    known: dict[str, Start] = {**(starts or {}), **(positions or {})}
     followed = [
         *(_configured_row(info, known.get(info.base_url)) for info in configured),
         *(_chosen_row(each, known.get(each.info.base_url)) for each in choice.chosen),
@@ -87,15 +90,19 @@ def _list_row(status: ListStatus) -> tuple[str, ...]:
     )
 
 
-def _configured_row(info: LogInfo, position: int | None) -> tuple[str, ...]:
-    return (_line(info.name), _line(info.operator), info.kind, _NONE, _count(position), _NONE, _CONFIGURED, info.url)
+def _next(position: Start | None) -> str:
+    return "0" if position == "beginning" else position if isinstance(position, str) else _count(position)
 
 
-def _chosen_row(chosen: ChosenLog, position: int | None) -> tuple[str, ...]:
+def _configured_row(info: LogInfo, position: Start | None) -> tuple[str, ...]:
+    return (_line(info.name), _line(info.operator), info.kind, _NONE, _next(position), _NONE, _CONFIGURED, info.url)
+
+
+def _chosen_row(chosen: ChosenLog, position: Start | None) -> tuple[str, ...]:
     log = chosen.log
     over = ", interval over" if chosen.poll_interval_s is not None else ""
     state, stop = f"{log.state or NO_STATE}{over}", _count(chosen.stop)
-    return (log.name, log.operator, log.kind, state, _count(position), stop, chosen.source, log.url)
+    return (log.name, log.operator, log.kind, state, _next(position), stop, chosen.source, log.url)
 
 
 def _count(number: int | None) -> str:

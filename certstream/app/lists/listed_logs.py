@@ -225,7 +225,7 @@ class ListedLogs:
             self._departures.keep([], "")
             return []
         chosen, wish = self._lists.choice.chosen, wish_of(config)
-        had = {status.name for status in self._lists.statuses() if status.age_s is not None and not status.waits_for}
+        had = had_lists(self._lists.statuses())
         starts = self._beginnings.of(chosen, had, wish) if had else {}
         listed = {
             log_id: replace(log, start=starts[log_id])
@@ -269,6 +269,11 @@ class ListedLogs:
     def _is_read(self, log: FollowedLog) -> bool:
         position = self._state.position(log.info.base_url)
         return position is None or position.current_index >= position.tree_size
+
+
+def had_lists(statuses: Sequence[ListStatus]) -> set[str]:
+    """The names of the lists that could be had, and are used."""
+    return {status.name for status in statuses if status.age_s is not None and not status.waits_for}
 
 
 def wish_of(config: Config) -> str:

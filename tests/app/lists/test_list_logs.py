@@ -18,6 +18,7 @@ from certstream.ct.log_choice import NamedList, Selection, choose_logs
 from certstream.ct.log_list import GOOGLE_LIST_KEY, parse_log_list
 from certstream.ct.signatures import spki_of
 from certstream.ct.types import LogInfo
+from certstream.live.tailer import Start
 from certstream.metrics import Metrics
 from tests.ct.log_list_support import APPLE, DATA, GOOGLE, SIGNER, classic, document, listed, text, tiled
 
@@ -56,6 +57,9 @@ def test_the_followed_logs_stand_with_state_position_end_and_list() -> None:
         ["Log 2", "Example", "rfc6962", "readonly", "1,234", "57,634,084", "google", "https://ct.example.com/2/"],
         ["Log 3", "Example", "static", "usable, interval over", "-", "-", "apple", "https://mon.example.com/3/"],
     ]
+    starts: dict[str, Start] = {"https://ct.example.com/1": "beginning", "https://mon.example.com/3": "head"}
+    shown = rows(logs_text([GOOD], CHOICE, [OWN], POSITIONS, starts), "followed")
+    assert [row[4] for row in shown[1:]] == ["0", "0", "1,234", "head"]
     made = json.loads(logs_json([GOOD], CHOICE, [OWN], POSITIONS))
     assert [each["position"] for each in made["followed"]] == [0, None, 1_234, None]
 
