@@ -106,6 +106,18 @@ def test_a_crash_anywhere_loses_nothing_of_what_is_known(main: Path, staging: Pa
     assert ledger(main).read() == {A: Trust(spans((3, 15), (17, 30)), spans((15, 17)))}
 
 
+def test_after_a_crash_what_main_says_of_rows_that_are_gone_is_not_of_those_that_came(
+    main: Path, staging: Path
+) -> None:
+    fill_indices(main, range(100, 101))
+    fill_indices(staging, range(10))
+    ledger(staging).note({A: Trust(spans((5, 10)))})
+    ledger(main).note({A: Trust(spans((0, 3)), spans((3, 4)))})  # of rows that main does not hold any more
+    crash_merging("certstream.archive.merge.carried.CarriedTrust.inserted", main, staging)
+    merge(main, staging)
+    assert ledger(main).read() == {A: Trust(spans((5, 10)))}
+
+
 def test_a_damaged_note_of_an_interrupted_merge_is_said(main: Path, staging: Path) -> None:
     fill_indices(staging, range(10), range(10, 20))
     ledger(staging).note({A: Trust(spans((0, 20)))})

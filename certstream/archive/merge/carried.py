@@ -44,7 +44,9 @@ class CarriedTrust:
     def resume(self, main: Snapshot) -> None:
         """Carry what an earlier merge committed and came not to carry. Raises StorageError."""
         covers = self._left()
-        self._main.note(self._of(grouped(covers[path] for path in main.paths & covers.keys())))
+        inserted = grouped(covers[path] for path in main.paths & covers.keys())
+        # Fresh here too: what was known at these indices was of rows that are gone, and what is lost is only unverified
+        self._main.note(self._of(inserted), fresh=inserted)
         storage.remove(self._begun)
 
     def before(self, files: Sequence[DataFile]) -> None:
