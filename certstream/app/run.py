@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 import uvloop
 
+from certstream.app.leaving import leave_in_time
 from certstream.app.lists.sources import follows_lists
 from certstream.app.service import Service, Wanted
 from certstream.app.settings import FollowedLog, configured_logs
@@ -52,7 +53,7 @@ async def _run(loaded: LoadedConfig, *, dry_run: bool) -> None:
         log.warning(
             "no logs are configured, nothing to stream: name some in custom_logs or static_logs, or let log_lists do it"
         )
-    service = Service(config, logs, warnings=(_DRY_RUN,) if dry_run else ())
+    service = Service(config, logs, warnings=(_DRY_RUN,) if dry_run else (), leave=leave_in_time)
     service.reload_from(loaded, wanted)
     with Signals(on_hang_up=service.hang_up) as signals:
         await service.run(signals.stop)
@@ -68,7 +69,7 @@ async def _run_demo(loaded: LoadedConfig) -> None:
             mode = config.ct_log.verification
             return _demo_config(config, demo.directory), [replace(each, verification=mode) for each in followed]
 
-        service = Service(*wanted(loaded.config), warnings=("demo: the logs are simulated",))
+        service = Service(*wanted(loaded.config), warnings=("demo: the logs are simulated",), leave=leave_in_time)
         service.reload_from(loaded, wanted)
         with Signals(on_hang_up=service.hang_up) as signals:
             await service.run(signals.stop)

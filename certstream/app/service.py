@@ -17,7 +17,6 @@ import structlog
 from certstream import __version__
 from certstream.app.delivery import DeliveryWatch
 from certstream.app.following import Following
-from certstream.app.leaving import leave_in_time
 from certstream.app.lists.listed_logs import ListedLogs
 from certstream.app.lists.log_keys import refuse_without_keys
 from certstream.app.lists.sources import lacks_lists, list_figures, list_health
@@ -78,8 +77,11 @@ class Service:
         warnings: Sequence[str] = (),
         *,
         share: ShareSettings | None = None,
+        leave: Callable[[float], object] = lambda _after_s: None,
     ) -> None:
+        """`leave` ends the process after so many seconds, whatever holds it up: for the process's owner to give."""
         self._config = config
+        self._leave = leave
         self._share = share or ShareSettings()
         self._asked = live_settings(config, logs, os.environ)  # as it is configured
         self._live = self._asked  # as it is in effect, with the logs of the lists
@@ -224,7 +226,7 @@ class Service:
     async def _leave_after(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._manager.stopping()
-        leave_in_time(_LEAVE_S)
+        self._leave(_LEAVE_S)
 
     async def _follow(self, supervisor: Supervisor, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
