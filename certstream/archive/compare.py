@@ -44,6 +44,12 @@ class ArchivedRows:
         self._look()
         return self._coverage
 
+    def refreshed(self) -> Coverage:
+        """The same; the table is looked at only where something was committed since the last look."""
+        if self._snapshot is None or not self._snapshot.is_newest():
+            self._look()
+        return self._coverage
+
     def _look(self) -> Snapshot:
         snapshot = self._table.open()
         if snapshot is None:

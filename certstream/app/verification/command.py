@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -86,9 +86,18 @@ class Comparison:
         """Make what was found durable. Raises StorageError."""
         found, self._found = self._found, {}
         self._ledger.note(found)
+        self._forget_dropped(found)
         verified = sum(trust.verified.count for trust in found.values())
         tainted = sum(trust.tainted.count for trust in found.values())
         return Written(verified, 0, verified, tainted)
+
+    def _forget_dropped(self, found: Mapping[str, Trust]) -> None:
+        """Rows may have gone since they were compared, and with them what was known of them until then."""
+        there = self.rows.refreshed()
+        about = {url: trust.verified | trust.tainted | trust.altered for url, trust in found.items()}
+        gone = {url: indices - there.of(url) for url, indices in about.items()}
+        if any(map(len, gone.values())):
+            self._ledger.forget(gone)
 
     def abandon(self) -> None:
         """Forget what is not durable."""
