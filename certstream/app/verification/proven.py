@@ -150,7 +150,9 @@ class ProvenRows:
                 if url in self._waiting:
                     self._waiting[url] = self._waiting[url].without(indices)
             self._bound_committed()
-        self.write()
+        # One that holds the ledger for long, stopped or on a disk that hangs, does not hold up the next commit
+        if not self._failed and not self._writing.locked():
+            self.write()
 
     def write(self) -> None:
         """Note what was found of committed rows, and see what others noted. Raises nothing; logs a failure once."""

@@ -10,8 +10,10 @@ from structlog.testing import capture_logs
 
 from certstream.app.verification.proven import ProvenRows, proven_rows
 from certstream.config import Config
+from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from certstream.ledger import Ledger, Trust, ledger_beside
+from certstream.locks import FileLock
 from tests.archive.archive_support import held, log_info, packed, url
 from tests.archive.merge_support import fill_indices
 from tests.archive.sink_support import MANUAL, running, sink, until
@@ -215,6 +217,21 @@ async def test_the_sink_tells_of_each_commit_which_rows_it_inserted(tmp_path: Pa
         await until(archive, lambda: archive.archived(URL) == 20)
         assert ledger.read() == {URL: Trust(spans((0, 20)))}
     assert held(tmp_path) == {url(0): list(range(20))}
+
+
+def test_a_ledger_that_is_held_for_long_holds_up_one_commit_and_no_other(ledger: Ledger) -> None:
+    waits: list[float] = []
+    proven = ProvenRows(Ledger(ledger.path, sleep=waits.append))
+    with FileLock(ledger.path.with_name("trust.json.lock"), subject=ledger.path, error=StorageError):
+        proven.proven(LOG, 0, 30)
+        proven.committed({URL: spans((0, 10))}, {})
+        waited = len(waits)
+        assert waited
+        proven.committed({URL: spans((10, 20))}, {})
+        proven.committed({URL: spans((20, 30))}, {})
+        assert len(waits) == waited
+    proven.write()
+    assert ledger.read() == {URL: Trust(spans((0, 30)))}
 
 
 def test_rows_that_were_gone_and_come_again_are_verified_anew(proven: ProvenRows, ledger: Ledger) -> None:
