@@ -346,6 +346,17 @@ def test_what_is_known_of_dropped_rows_is_forgotten(tmp_path: Path) -> None:
     assert ledger.read() == {A: Trust(Intervals.of((10, 15)))}
 
 
+def test_what_a_pass_that_was_killed_came_not_to_forget_is_forgotten_by_the_next(tmp_path: Path) -> None:
+    fill_old_and_young(tmp_path)
+    ledger = Ledger(ledger_beside(tmp_path))
+    today = datetime.now(UTC).date()
+    assert drop_old(Committer(tmp_path), today, 30).rows == 10
+    ledger.note({A: Trust(Intervals.of((0, 10))), B: Trust(Intervals.of((0, 1)))})  # as it was before
+    fill(tmp_path, range(5, 8), date=days_ago(1))  # archived again, say by a merge
+    assert drop_old(Committer(tmp_path), today, 30).rows == 0
+    assert ledger.read() == {A: Trust(Intervals.of((5, 8))), B: Trust(Intervals.of((0, 1)))}
+
+
 def test_a_ledger_that_cannot_forget_stops_no_retention(tmp_path: Path) -> None:
     fill_old_and_young(tmp_path)
     ledger_beside(tmp_path).mkdir(parents=True)

@@ -13,13 +13,12 @@ import structlog
 
 from certstream.archive import storage
 from certstream.archive.commit import Committer
-from certstream.archive.coverage import Covers, grouped
+from certstream.archive.coverage import grouped
 from certstream.archive.datafile import DENSE, MIXED
 from certstream.archive.schema import PARTITION
 from certstream.archive.table import Snapshot, TableFile
 from certstream.archive.upkeep.compaction_plan import is_day
 from certstream.errors import StorageError
-from certstream.intervals import Intervals
 from certstream.ledger import Ledger, ledger_beside
 
 # Application transactions: what of `delta.deletedFileRetentionDuration` is this program's, and what it was before
@@ -44,22 +43,22 @@ def drop_old(committer: Committer, today: date, days: int) -> DroppedRows:
 
     Their indices are recorded before: they are no gap, and are not fetched again. Raises StorageError.
     """
-    rows, covers = 0, dict[str, Intervals]()
+    rows = 0
 
     def choose(snapshot: Snapshot) -> Sequence[TableFile]:
-        nonlocal rows, covers
+        nonlocal rows
         dated = [file for file in snapshot.files() if is_day(file.date)]
         first = first_kept({date.fromisoformat(file.date) for file in dated}, today, days)
         old = [file for file in dated if date.fromisoformat(file.date) < first]
         # Of this very snapshot, which the commit follows: rows that came since the last attempt are recorded as well
-        rows, covers = _record(committer, old)
+        rows = _record(committer, old)
         return old
 
     removed = committer.remove(choose)
     dates = sorted({file.date for file in removed})
     if dates:
         log.info("old partitions dropped", partitions=len(dates), first=dates[0], last=dates[-1], rows=rows)
-        _forget(committer.root, covers)
+    _forget_dropped(committer)
     return DroppedRows(len(dates), rows if dates else 0)
 
 
@@ -91,19 +90,22 @@ def _back(day: date, days: int) -> date:
         return date.min
 
 
-def _record(committer: Committer, files: Iterable[TableFile]) -> tuple[int, dict[str, Intervals]]:
-    """Record durably what files hold; how many rows that are, and which."""
+def _record(committer: Committer, files: Iterable[TableFile]) -> int:
+    """Record durably what files hold; how many rows that are."""
     held = [committer.coverage.file(file.path) for file in files]
     covers = grouped(cover.covers for cover in held)
     if covers:
         committer.dropped.add(covers)
-    return sum(cover.rows for cover in held), covers
+    return sum(cover.rows for cover in held)
 
 
-def _forget(root: Path, covers: Covers) -> None:
-    """Rows that come again some day are not those of which something is known."""
+def _forget_dropped(committer: Committer) -> None:
+    """Rows that come again some day are not those of which something is known; a pass before may have been killed."""
+    dropped = committer.dropped
     try:
-        Ledger(ledger_beside(root)).forget(covers)
+        committer.look()
+        gone = {url: dropped.of(url) - committer.coverage.of(url) for url in dropped.logs()}
+        Ledger(ledger_beside(committer.root)).forget(gone)
     except StorageError as exc:
         log.warning("what was verified of dropped rows cannot be forgotten", error=str(exc))
 
