@@ -62,12 +62,13 @@ class EvidenceStore:
     """The directory of cases; it is made when there is the first. Belongs to one thread at a time.
 
     At most MOST_OF_A_KIND files of a kind about a log, and _MOST of all; further cases are counted, not written. A
-    failure to write is logged, and tried again when the case is met again: evidence never stops a log.
+    failure to write is logged once, and tried again when a case is met again: evidence never stops a log.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._full: set[tuple[str, str]] = set()  # of what it was said that there is much already
+        self._failed: str | None = None  # why nothing can be written; said once
 
     def record(self, case: Case, noted_s: float) -> Path | None:
         """Write a case that is not there yet; `noted_s` is Unix time. Its file, None where none could be written."""
@@ -81,8 +82,11 @@ class EvidenceStore:
                 return None
             self._write(path, _document(case, noted_s))
         except OSError as exc:
-            logger.warning("evidence cannot be written", log=case.log.name, file=str(path), error=exc.strerror)
+            if exc.strerror != self._failed:
+                logger.warning("evidence cannot be written", log=case.log.name, file=str(path), error=exc.strerror)
+            self._failed = exc.strerror
             return None
+        self._failed = None
         logger.warning(
             "evidence about a log is kept", log=case.log.name, case=case.kind, file=str(path), error=case.error
         )

@@ -109,6 +109,7 @@ def test_what_cannot_be_written_is_said_and_tried_again(tmp_path: Path) -> None:
     store = EvidenceStore(tmp_path / "evidence")
     with capture_logs() as lines:
         assert store.record(CASE, NOTED_S) is None
+        assert store.record(CASE, NOTED_S) is None
     assert [line["event"] for line in lines] == ["evidence cannot be written"]
     with pytest.raises(OSError, match="Not a directory"):
         store.suspects([LOG])
