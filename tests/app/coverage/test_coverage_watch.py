@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from certstream.app.backfill import Ceiling, Tables
 from certstream.app.coverage.report import CoverageReport
@@ -55,7 +56,9 @@ def watch(tmp_path: Path, times: Times, metrics: Metrics) -> CoverageWatch:
     return watched(tmp_path, times, metrics, lambda: [LOG, OTHER])
 
 
-def watched(root: Path, times: Times, metrics: Metrics, logs: Callable[[], list[LogInfo]]) -> CoverageWatch:
+def watched(
+    root: Path, times: Times, metrics: Metrics, logs: Callable[[], list[LogInfo]], patience_s: float = 30.0
+) -> CoverageWatch:
     return CoverageWatch(
         Tables(root, None),
         metrics.archive.coverage,
@@ -64,6 +67,7 @@ def watched(root: Path, times: Times, metrics: Metrics, logs: Callable[[], list[
         missing=lambda url: Intervals.of((40, 42)) if url == A else Intervals(),
         clock=lambda: times.now,
         sleep=times.sleep,
+        patience_s=patience_s,
     )
 
 
@@ -187,6 +191,61 @@ async def test_logs_that_are_followed_no_more_are_shown_no_more(tmp_path: Path, 
     task.cancel()
 
 
+async def test_what_cannot_be_told_any_more_is_shown_no_more_and_said_once(
+    tmp_path: Path, watch: CoverageWatch, times: Times, metrics: Metrics
+) -> None:
+    fill_indices(tmp_path, range(20))
+    task = asyncio.create_task(watch.run(at_once))
+    await times.waits.get()
+    assert shown(metrics)['entries{log="log0"}'] == "20.0"
+    (tmp_path / "_delta_log").rename(tmp_path / "aside")
+    (tmp_path / "_delta_log").write_text("no directory")
+    with capture_logs() as lines:
+        for _ in range(2):
+            times.go.set()
+            await times.waits.get()
+    assert set(shown(metrics).values()) == {"NaN"}
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
+        "coverage of the archive cannot be told, it is looked at again each minute"
+    ]
+    (tmp_path / "_delta_log").unlink()
+    (tmp_path / "aside").rename(tmp_path / "_delta_log")
+    times.go.set()
+    await times.waits.get()
+    assert shown(metrics)['entries{log="log0"}'] == "20.0"
+    task.cancel()
+
+
+async def test_nobody_waits_for_a_hung_disk_and_one_thread_does(
+    tmp_path: Path, times: Times, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_indices(tmp_path, range(20))
+    watch = watched(tmp_path, times, metrics, lambda: [LOG], patience_s=0.05)
+    answers = threading.Event()
+    looks: list[str] = []
+    report = watch._reader.report
+
+    def hung(*them: Any) -> CoverageReport:
+        looks.append(threading.current_thread().name)
+        answers.wait()
+        return report(*them)
+
+    monkeypatch.setattr(watch._reader, "report", hung)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"the archive does not answer within 0\.05 s"):
+            await watch.json()
+    assert len(looks) == 1
+    answers.set()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                answer = await watch.json()
+                break
+            except StorageError:
+                continue
+    assert json.loads(answer)["logs"][0]["archived"]["count"] == 20
+
+
 async def test_a_table_that_cannot_be_read_is_looked_at_again(
     tmp_path: Path, watch: CoverageWatch, times: Times, metrics: Metrics
 ) -> None:
@@ -196,7 +255,7 @@ async def test_a_table_that_cannot_be_read_is_looked_at_again(
     await times.waits.get()
     with pytest.raises(StorageError):
         await watch.json()
-    assert shown(metrics) == {}
+    assert set(shown(metrics).values()) == {"NaN"}
     (tmp_path / "_delta_log" / f"{0:020}.json").unlink()
     (tmp_path / "_delta_log").rmdir()
     fill_indices(tmp_path, range(3))
