@@ -49,13 +49,26 @@ class Case:
     bodies: dict[str, bytes] = field(default_factory=dict)  # what the log sent, by its path
 
     def key(self) -> str:
-        """The same for the same case: hexadecimal. Time and wording do not count, nor what else the log sent."""
+        """The same for the same case: hexadecimal. Time and wording do not count, nor what else the log sent.
+
+        Of a head that is not consistent only that head counts, whatever it was held against.
+        """
         digest = hashlib.sha256()
-        heads = (part for head in self.heads for part in (head.tree_size, head.root_hash.hex()))
+        of_head = self.kind == "inconsistent"
+        heads = (part for head in self.heads[-1 if of_head else 0 :] for part in (head.tree_size, head.root_hash.hex()))
         hashes = (part for name in sorted(self.hashes) for part in (name, self.hashes[name].hex()))
-        for part in (self.kind, self.log.base_url, self.start, self.stop, *heads, *hashes):
+        for part in (self.kind, self.log.base_url, *heads, *(() if of_head else (self.start, self.stop, *hashes))):
             digest.update(f"{part}\0".encode())
         return digest.hexdigest()[:16]
+
+
+def inconsistent(log: LogInfo, heads: Sequence[TreeHead], size: int, root: bytes, cause: Exception) -> Case:
+    """The case of a head, the last of `heads`, that is not of the tree whose first `size` entries have that root."""
+    head = heads[-1]
+    what = f"a head of {head.tree_size} entries is not consistent with the first {size}"
+    start, stop = sorted((size, head.tree_size))
+    hashes = {"root_proven_before": root}
+    return Case("inconsistent", log, f"{log.name}: {what}: {cause}", heads, start, stop, hashes)
 
 
 class EvidenceStore:

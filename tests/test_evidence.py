@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from certstream.ct.types import LogInfo, TreeHead
-from certstream.evidence import Case, EvidenceStore
+from certstream.errors import InvalidProofError
+from certstream.evidence import Case, EvidenceStore, inconsistent
 
 LOG = LogInfo("log", "https://log.example/a/", "static", "example", b"key", b"id" * 16)
 OTHER = LogInfo("other", "https://log.example/b/", "rfc6962", "example")
@@ -56,6 +57,21 @@ def test_other_cases_have_files_of_their_own(tmp_path: Path) -> None:
         replace(CASE, heads=[HEAD]), replace(CASE, hashes={"leaf": b"\3" * 32}),
     ]  # fmt: skip
     assert len({store.record(case, NOTED_S) for case in cases}) == len(cases)
+
+
+def test_one_head_that_is_not_consistent_is_one_case_whatever_it_is_held_against(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    cause = InvalidProofError("does not lead to the roots")
+    edges = [(3, b"\3" * 32), (4, b"\4" * 32)]
+    reference = replace(HEAD, tree_size=HEAD.tree_size - 1)
+    cases = [inconsistent(CASE.log, heads, *edge, cause) for heads in ([HEAD], [reference, HEAD]) for edge in edges]
+    what = f"a head of {HEAD.tree_size} entries is not consistent with the first 3"
+    assert cases[0].error == f"{CASE.log.name}: {what}: {cause}"
+    assert cases[0].hashes == {"root_proven_before": edges[0][1]}
+    assert len({store.record(case, NOTED_S) for case in cases}) == 1
+    other = inconsistent(CASE.log, [replace(HEAD, root_hash=b"\7" * 32)], *edges[0], cause)
+    assert store.record(other, NOTED_S) is not None
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_log_is_suspect_until_its_files_are_removed(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from certstream.client.proofs import Prover
 from certstream.ct.edge import TreeEdge
 from certstream.ct.types import LogInfo, TreeHead
 from certstream.errors import InvalidProofError
-from certstream.evidence import Case
+from certstream.evidence import Case, inconsistent
 
 _HEADS: Final = 32  # remembered; more than anybody keeps of a log
 
@@ -45,7 +45,9 @@ class KnownTree:
             try:
                 await self._compare(head, edge)
             except InvalidProofError as exc:
-                raise self._inconsistent(head, edge, exc) from exc
+                case = inconsistent(self._log, [head], edge.size, edge.root(), exc)
+                self._evidence(case)
+                raise InvalidProofError(case.error) from exc
             self._agreed[place] = min(edge.size, head.tree_size)
             while len(self._agreed) > _HEADS:
                 del self._agreed[next(iter(self._agreed))]
@@ -57,9 +59,3 @@ class KnownTree:
         known = TreeHead(edge.size, 0, edge.root(), b"")  # the larger one is what the smaller is proven under
         if (await self._prover.edge(known, head.tree_size)).root() != head.root_hash:
             raise InvalidProofError(f"the first {head.tree_size} entries have another root")
-
-    def _inconsistent(self, head: TreeHead, edge: TreeEdge, cause: InvalidProofError) -> InvalidProofError:
-        what = f"a head of {head.tree_size} entries is not consistent with the first {edge.size}"
-        error = f"{self._log.name}: {what}: {cause}"
-        self._evidence(Case("inconsistent", self._log, error, [head], hashes={f"root_at_{edge.size}": edge.root()}))
-        return InvalidProofError(error)

@@ -23,7 +23,7 @@ from certstream.errors import (
     LogMisbehaviourError,
     RateLimitedError,
 )
-from certstream.evidence import Case, CaseKind
+from certstream.evidence import Case, CaseKind, inconsistent
 
 _HEADS: Final = 16  # remembered, and the largest; frontends of a log lag a few heads behind each other
 _NOTED: Final = 64  # cases remembered: the same one under another head is no other
@@ -235,9 +235,9 @@ class ProvenTree:
             await self._check(head, edge)
         except InvalidProofError as exc:
             self._heads.pop((head.tree_size, head.root_hash), None)
-            error = f"{self._log.name}: a head of {head.tree_size} entries is not consistent with the first {edge.size}"
-            hashes = {"root_proven_before": edge.root()}
-            raise self._failed("inconsistent", head, f"{error}: {exc}", edge.size, head.tree_size, hashes) from exc
+            case = inconsistent(self._log, self._beside_reference(head), edge.size, edge.root(), exc)
+            self._bring(case.key(), case)
+            raise InvalidProofError(case.error) from exc
 
     async def _tell_apart(self, head: TreeHead, leaves: bytes, cause: InvalidProofError) -> Proof:
         """Whether the head does not fit, or which of the entries behind `edge`."""
@@ -283,9 +283,12 @@ class ProvenTree:
         stop: int,
         hashes: dict[str, bytes] | None = None,
     ) -> LogMisbehaviourError:
-        heads = [head] if self._reference is None or kind == "wrong_leaf" else [self._reference, head]
+        heads = [head] if kind == "wrong_leaf" else self._beside_reference(head)
         self._note(kind, error, heads, start, stop, hashes or {})
         return InvalidProofError(error)
+
+    def _beside_reference(self, head: TreeHead) -> list[TreeHead]:
+        return [head] if self._reference is None else [self._reference, head]
 
     def _note(
         self,
@@ -299,6 +302,9 @@ class ProvenTree:
         case = Case(kind, self._log, error, heads, start, stop, hashes or {})
         of_leaf = kind == "wrong_leaf"  # the same under each head
         known = (kind, start, stop, *(hashes or {}).items()) if of_leaf else case.key()
+        self._bring(known, case)
+
+    def _bring(self, known: object, case: Case) -> None:
         self._note_case(self._noted.setdefault(known, case))
         while len(self._noted) > _NOTED:
             del self._noted[next(iter(self._noted))]

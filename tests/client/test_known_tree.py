@@ -71,7 +71,8 @@ async def test_a_head_of_another_tree_is_evidence_and_covers_nothing(kind: LogKi
         assert it.heads.covering(0) is None
         (case,) = it.cases
         assert (case.kind, case.heads[0].tree_size) == ("inconsistent", SIZE)
-        assert case.hashes == {f"root_at_{size}": edge_of(size).root()}
+        assert (case.start, case.stop) == (size, SIZE)
+        assert case.hashes == {"root_proven_before": edge_of(size).root()}
 
 
 @both
