@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 from certstream.archive import storage
 from certstream.archive.commit import Committer
 from certstream.archive.merge.carried import CarriedTrust
+from certstream.archive.merge.merge import Merge, MergeCancelledError
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from certstream.ledger import Trust
@@ -116,6 +118,18 @@ def test_after_a_crash_what_main_says_of_rows_that_are_gone_is_not_of_those_that
     crash_merging("certstream.archive.merge.carried.CarriedTrust.inserted", main, staging)
     merge(main, staging)
     assert ledger(main).read() == {A: Trust(spans((5, 10)))}
+
+
+def test_what_was_found_after_an_interrupted_merge_is_known_after_the_next_one(main: Path, staging: Path) -> None:
+    fill_indices(staging, range(10), range(10, 20))
+    ledger(staging).note({A: Trust(spans((0, 5), (10, 20)))})
+    stop = threading.Event()
+    with pytest.raises(MergeCancelledError):
+        Merge(Committer(main), staging, batch_rows=10, progress=lambda _: stop.set()).run(stop)
+    assert held(main) == {A: [*range(10)]}
+    ledger(main).note({A: Trust(spans((5, 8)), spans((8, 9)), spans((6, 7)))})
+    merge(main, staging)
+    assert ledger(main).read() == {A: Trust(spans((0, 8), (10, 20)), spans((8, 9)), spans((6, 7)))}
 
 
 def test_a_damaged_note_of_an_interrupted_merge_is_said(main: Path, staging: Path) -> None:

@@ -62,6 +62,7 @@ class CarriedTrust:
     def inserted(self, covers: Covers) -> None:
         """These rows were committed. Raises StorageError; the next merge carries it then."""
         self._main.note(self._of(covers), fresh=covers)
+        storage.remove(self._begun)  # what is found of them from now on is main's own
 
     def _of(self, covers: Covers) -> dict[str, Trust]:
         staged = self._staged.read()
