@@ -45,9 +45,11 @@ async def holding(lock: Callable[[], FileLock]) -> AsyncIterator[None]:
         await asyncio.shield(taking)
         yield
     finally:
-        await _ended(taking)
-        if taking.exception() is None:
-            await _ended(asyncio.ensure_future(asyncio.to_thread(taking.result().release)))
+        try:
+            await _ended(taking)
+        finally:  # cancelled once more or not, what was taken is let go
+            if not taking.cancelled() and taking.exception() is None:
+                await _ended(asyncio.ensure_future(asyncio.to_thread(taking.result().release)))
 
 
 async def _ended(running: asyncio.Future[T]) -> None:
