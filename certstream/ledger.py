@@ -123,7 +123,7 @@ class Ledger:
         what was known before is known still.
         """
         inserted = fresh or {}
-        known = self._before() if inserted and self._is_there() else {}
+        known = self._before() if inserted else {}
         stale = {url for url, rows in inserted.items() if url in known and known[url].within(rows)}
         found = {url: trust for url, trust in trusts.items() if trust}
 
@@ -147,7 +147,7 @@ class Ledger:
 
     def forget(self, covers: Mapping[str, Intervals]) -> None:
         """Forget all about these indices, by base_url, whose rows are gone. Raises StorageError."""
-        if self._is_there():
+        if self._before():
             gone = covers.items()
             self._change(lambda logs: logs | {url: logs[url].without(them) for url, them in gone if url in logs})
 
@@ -163,13 +163,6 @@ class Ledger:
                     write_file(self.path, _document(logs))
         except OSError as exc:
             raise StorageError(f"{self.path}: {exc.strerror or exc}") from exc
-
-    def _is_there(self) -> bool:
-        """Whether there may be a ledger; False also where that cannot be seen."""
-        try:
-            return self.path.exists()
-        except OSError:
-            return False
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -193,6 +194,24 @@ def test_rows_that_come_anew_beside_a_file_that_may_not_be_read_are_told_again_l
     path.rmdir()
     path.write_bytes(b"no ledger")
     Ledger(path).note({}, fresh={URL: spans((0, 10))})  # of which nothing is known
+
+
+def test_rows_are_not_taken_for_forgotten_where_their_ledger_cannot_be_seen(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(path)
+    ledger.note({URL: Trust(spans((0, 100)))})
+
+    def failing(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", failing)
+        with pytest.raises(StorageError, match="Input/output error"):
+            ledger.note({}, fresh={URL: spans((0, 10))})
+        with pytest.raises(StorageError, match="Input/output error"):
+            ledger.forget({URL: spans((0, 10))})
+    assert Ledger(path).read() == {URL: Trust(spans((0, 100)))}
 
 
 def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
