@@ -67,7 +67,7 @@ class CoverageWatch:
         self._cancelled.set()
 
     async def json(self) -> bytes:
-        """How all logs stand, as one JSON object; at most _FRESH_S old. Raises StorageError."""
+        """How all logs stand, as JSON; at most _FRESH_S old, or of the look that goes on. Raises StorageError."""
         if self._answer is None or self._clock() - self._answer[0] > _FRESH_S:
             await self._looked()
         assert self._answer is not None
