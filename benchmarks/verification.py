@@ -1,9 +1,9 @@
 """What verification costs: `python -m benchmarks.verification [--entries 100096] [--rounds 5] [--cases live …]`.
 
-The real service catches up with a simulated log, without clients and with 100 of the lite stream, and
-`certstream --backfill` fetches one into a local table; each with `verification` off, warn and enforce, in turn within
-each round, so that what else the machine does falls on all three. The log is served by a process of its own that has
-made every answer once before; simulator, service and clients share the machine.
+The real service catches up with a simulated log, for nobody, with 100 clients of the lite stream, and with an archive
+until all is committed; `certstream --backfill` fetches one into a local table. Each is done with `verification` off,
+warn and enforce, in turn within each round, so that what else the machine does falls on all three. The log is served by
+a process of its own that has made every answer once before; simulator, service and clients share the machine.
 
 Prints the medians of entries/s and of CPU per entry, and what each mode costs beside `off`: the medians of the rounds'
 own ratios and differences.
@@ -33,13 +33,14 @@ from typing import Any, Final, Literal, get_args
 
 import uvloop
 import yaml
+from deltalake import DeltaTable
 
 from certstream.ct.types import TILE_WIDTH, LogInfo, LogKind
 from certstream.simulator import SimulatedLog, SimulatorServer
 from certstream.simulator.faults import HEADS, Fault, FaultKind
 
 Mode = Literal["off", "warn", "enforce"]
-Case = Literal["live", "clients", "backfill"]
+Case = Literal["live", "clients", "archive", "backfill"]
 
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 CASES: Final[tuple[Case, ...]] = get_args(Case)
@@ -50,6 +51,7 @@ READERS: Final = Path(__file__).with_name("fanout_clients.py")
 ORDINARY: Final = ("rsa-leaf", "ecdsa-leaf", "wildcard", "no-common-name", "many-names", "idn", "organisation")
 CACHE_BYTES: Final = 4 << 30  # every answer: what the simulator does is no part of what is measured
 BACKLOG_BYTES: Final = 1 << 30  # a log that is caught up with is faster than its clients; none is to be dropped
+BUFFER_BYTES: Final = 4 << 30  # and faster than its archive; nothing is to be read twice
 GOAL_US: Final = 3.5
 GOAL_SLOWER: Final = 0.10
 HEADER: Final = (
@@ -194,6 +196,25 @@ def caught_up(log: Log, mode: Mode, entries: int, clients: int) -> Figure:
     return Figure(entries / took_s, used_s / entries * 1e6)
 
 
+def archived(log: Log, mode: Mode, entries: int) -> Figure:
+    """The service reads the whole log, and stops when its archive has all of it."""
+    log.tell("hold")
+    with tempfile.TemporaryDirectory(prefix="certstream-verification-") as directory:
+        sink = {"enabled": True, "table_path": "main", "buffer_bytes": BUFFER_BYTES}
+        with service(Path(directory), {**options(log.info, mode), "delta_sink": sink}) as (process, lines):
+            lines.wait(lambda line: line["event"] == "serving")
+            began_s, cpu_before_s = time.monotonic(), cpu_s(process.pid)
+            log.tell("go")
+            lines.wait(lambda line: line["event"] == "following log" and line["position"] == entries)
+            process.terminate()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its times are there until it is waited for
+            took_s, used_s = time.monotonic() - began_s, cpu_s(process.pid) - cpu_before_s
+        rows = DeltaTable(f"{directory}/main").to_pyarrow_dataset().count_rows()
+    if rows != entries:
+        raise SystemExit(f"{rows} of {entries} entries were archived")
+    return Figure(entries / took_s, used_s / entries * 1e6)
+
+
 def start_readers(port: int, clients: int) -> subprocess.Popen[str]:
     """Connect clients of the lite stream in a process of their own."""
     readers = subprocess.Popen(
@@ -251,6 +272,8 @@ def measure(case: Case, log: Log, mode: Mode, entries: int) -> Figure:
     """Run one mode once."""
     if case == "backfill":
         return backfilled(log, mode, entries)
+    if case == "archive":
+        return archived(log, mode, entries)
     return caught_up(log, mode, entries, CLIENTS if case == "clients" else 0)
 
 
