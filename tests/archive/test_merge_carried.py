@@ -120,6 +120,16 @@ def test_after_a_crash_what_main_says_of_rows_that_are_gone_is_not_of_those_that
     assert ledger(main).read() == {A: Trust(spans((5, 10)))}
 
 
+def test_after_a_crash_nothing_is_verified_by_what_main_says_of_rows_that_are_gone(main: Path, staging: Path) -> None:
+    fill_indices(main, range(100, 101))
+    fill_indices(staging, range(10))  # of which nothing is known
+    ledger(main).note({A: Trust(spans((0, 3), (100, 101)), spans((3, 4)))})
+    crash_merging("certstream.archive.merge.carried.CarriedTrust.inserted", main, staging)
+    assert held(main) == {A: [*range(10), 100]}
+    merge(main, staging)
+    assert ledger(main).read() == {A: Trust(spans((100, 101)))}
+
+
 def test_what_was_found_after_an_interrupted_merge_is_known_after_the_next_one(main: Path, staging: Path) -> None:
     fill_indices(staging, range(10), range(10, 20))
     ledger(staging).note({A: Trust(spans((0, 5), (10, 20)))})

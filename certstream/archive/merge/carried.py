@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 class CarriedTrust:
     """The ledgers of both tables of one merge; belongs to the merging thread.
 
-    Without a ledger of staging it does nothing.
+    Where neither ledger says anything it does nothing.
     """
 
     def __init__(self, main: Path, staging: Path) -> None:
@@ -51,10 +51,12 @@ class CarriedTrust:
 
     def before(self, files: Sequence[DataFile]) -> None:
         """These files are going to be committed. Where that cannot be written down, it is done all the same."""
-        if not self._staged.read():
+        # Also for main's alone: what that says of rows that are gone is not of those that come, crash or not
+        if not self._staged.read() and not self._main.read():
             return
         spans = {file.path: {url: list(map(list, known)) for url, known in file.covers.items()} for file in files}
         try:
+            storage.make_directory(self._begun.parent)
             storage.replace_file(self._begun, orjson.dumps({"version": _VERSION, "files": spans}))
         except StorageError as exc:  # of a full disk, say, that a merge is to make room on
             log.info("files are merged without a note of it", error=str(exc))
