@@ -235,9 +235,11 @@ class ArchiveParts:
         """Wait until the archived positions of all logs are known; not for ever, a log may not answer."""
         await self._settled()
         waits = [asyncio.ensure_future(self.sink.wait_archived(log.base_url)) for log in self._logs]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=_KNOWN_S)
-            for wait in late:
+        try:
+            if waits:
+                await asyncio.wait(waits, timeout=_KNOWN_S)
+        finally:
+            for wait in waits:
                 wait.cancel()
 
     def _ceilings(self) -> Mapping[str, Ceiling]:

@@ -114,3 +114,15 @@ def test_logs_that_no_backfill_could_be_of_are_refused(tmp_path: Path) -> None:
     parts.check(settings, [log_info(0), log_info(1)])
     with pytest.raises(ConfigError, match=r"backfill\.logs: no log has 'log0'"):
         parts.check(settings, [log_info(1)])
+
+
+async def test_a_backfill_that_waits_for_a_log_leaves_nothing_behind(tmp_path: Path) -> None:
+    never_read = log_info(7)
+    async with working(config(tmp_path), [never_read], StateStore(None)) as parts:
+        parts.jobs.ask()
+        await until(lambda: bool(waiting_for_archived()))
+    assert not waiting_for_archived()
+
+
+def waiting_for_archived() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if "wait_archived" in repr(task.get_coro())]

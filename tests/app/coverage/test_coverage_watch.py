@@ -221,12 +221,13 @@ async def test_nobody_waits_for_a_hung_disk_and_one_thread_does(
 ) -> None:
     fill_indices(tmp_path, range(20))
     watch = watched(tmp_path, times, metrics, lambda: [LOG], patience_s=0.05)
-    answers = threading.Event()
+    begun, answers = threading.Event(), threading.Event()
     looks: list[str] = []
     report = watch._reader.report
 
     def hung(*them: Any) -> CoverageReport:
         looks.append(threading.current_thread().name)
+        begun.set()
         answers.wait()
         return report(*them)
 
@@ -234,6 +235,7 @@ async def test_nobody_waits_for_a_hung_disk_and_one_thread_does(
     for _ in range(2):
         with pytest.raises(StorageError, match=r"the archive does not answer within 0\.05 s"):
             await watch.json()
+        assert await asyncio.to_thread(begun.wait, 10)  # a thread may take its time to start
     assert len(looks) == 1
     answers.set()
     async with asyncio.timeout(10):
