@@ -59,11 +59,24 @@ def _main(argv: Sequence[str] | None, start: Start) -> int:
         print(" ".join(str(exc).split()), file=sys.stderr)  # a store's own words may have several lines
     except SystemExit as exc:  # --help and --version
         return exc.code if isinstance(exc.code, int) else 0
+    except FileNotFoundError:
+        if _has_directory():
+            raise
+        print("certstream: the directory that this was started in is gone; start it in another one", file=sys.stderr)
     except InterruptedStartError:
         assert command is not None
         print(f"certstream: {command.replace('_', '-')} interrupted", file=sys.stderr)
         return _INTERRUPTED[command]
     return 1
+
+
+def _has_directory() -> bool:
+    """Whether the working directory is there, which paths of the configuration may be relative to."""
+    try:
+        os.getcwd()  # noqa: PTH109 -- Path.cwd() is the same call
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _tail(arguments: Sequence[str], start: Start) -> int:
