@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from certstream.app.delivery import DeliveryWatch
 from certstream.ct.types import LogInfo
 from certstream.delivery_metrics import DelayCause
-from certstream.live.share import LogShare, ShareSettings
+from certstream.live.share import LogShare
 from certstream.live.tailer import TailStatus
 from certstream.metrics import Metrics
 from certstream.serve.health import LateLog
@@ -51,7 +51,6 @@ class Watched:
             self.metrics.delivery,
             lambda: self.min_share,
             lacks_lists=lambda: self.lacks_lists,
-            settings=ShareSettings(unready_s=300),
             clock=self.time.clock,
         )
 

@@ -68,6 +68,14 @@ def test_what_the_last_run_knew_is_no_floor() -> None:
     assert heads.tree_size == 100
 
 
+def test_a_signed_head_is_never_given_up_for_smaller_ones() -> None:
+    heads = Heads(0, signed=True)
+    assert taken(heads, 120, *[110] * 100, position=100) == [None] * 101
+    assert heads.tree_size == 120
+    heads.take(130, 100, 2000.0)
+    assert heads.tree_size == 130
+
+
 @given(lags=st.lists(st.integers(0, 500), min_size=30, max_size=200))
 def test_frontends_that_lag_behind_each_other_take_nothing_back(lags: list[int]) -> None:
     """One answer in five at least is the newest; the log is read as far as it is known."""

@@ -13,7 +13,7 @@ from certstream.client.waits import ACTIVITIES, Activity, Spent
 from certstream.delivery_metrics import DELAY_CAUSES, DelayCause
 from certstream.live.share import LogShare, Share, ShareSettings, share_of_all
 
-SETTINGS = ShareSettings(window_s=600, tick_s=10, unseen_s=60)
+SETTINGS = ShareSettings()  # as the service has it: ten minutes, a tick of 10 s
 
 
 @dataclass

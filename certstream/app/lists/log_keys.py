@@ -24,7 +24,7 @@ from certstream.errors import ConfigError
 from certstream.metrics import Metrics
 
 _LISTS_OFF: Final = "log_lists.enabled is false"
-_NOT_LISTED: Final = "no log list knows it"
+_NOT_LISTED: Final = "no log list that can be had knows it"
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
