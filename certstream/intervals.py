@@ -145,3 +145,8 @@ class Intervals:
         """The smallest integer from `start` on that does not stand here."""
         at = int(np.searchsorted(self.start, start, side="right")) - 1
         return max(start, int(self.stop[at])) if at >= 0 else start
+
+
+def shown_range(start: int, stop: int) -> str:
+    """[start, stop), which is not empty, as people read it: its first to its last index."""
+    return f"{start:,}" if stop == start + 1 else f"{start:,} to {stop - 1:,}"

@@ -34,6 +34,7 @@ FILE_NAME: Final = "trust.json"
 _VERSION: Final = 1
 _KINDS: Final = ("verified", "tainted", "altered")
 _LOCK_WAIT_S: Final = 10.0  # for other processes, each of which writes for some milliseconds
+_ENDING_WAIT_S: Final = 1.0  # likewise, of who is to end
 _LOCK_STEP_S: Final = 0.005
 
 logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -85,9 +86,16 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, *, sleep: Callable[[float], object] = time.sleep, lock_wait_s: float = _LOCK_WAIT_S
+        self,
+        path: Path,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+        lock_wait_s: float = _LOCK_WAIT_S,
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Once `ending` says so, from whatever thread, another process that writes is waited for a second at most."""
         self.path = path
+        self._ending = ending
         self._sleep = sleep
         self._lock_wait_s = lock_wait_s
         self._caching = threading.Lock()
@@ -175,7 +183,8 @@ class Ledger:
                 break
             except StorageError as exc:
                 # Only what another process holds may come free
-                if not isinstance(exc.__cause__, BlockingIOError) or waited_s >= self._lock_wait_s:
+                patience_s = min(_ENDING_WAIT_S, self._lock_wait_s) if self._ending() else self._lock_wait_s
+                if not isinstance(exc.__cause__, BlockingIOError) or waited_s >= patience_s:
                     raise
             self._sleep(_LOCK_STEP_S)
             waited_s += _LOCK_STEP_S

@@ -255,6 +255,15 @@ def test_one_that_never_lets_go_is_a_storage_error(path: Path) -> None:
     assert Ledger(path).read() == {}
 
 
+def test_one_that_never_lets_go_is_waited_for_a_second_by_who_is_to_end(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    slept: list[float] = []
+    ledger = Ledger(path, sleep=slept.append, ending=lambda: sum(slept) >= 0.5)
+    with Ledger(path)._locked(), pytest.raises(StorageError, match="in use by process"):
+        ledger.note({URL: Trust(spans((0, 1)))})
+    assert sum(slept) == pytest.approx(1, abs=0.1)
+
+
 _NOTE = """
 import sys
 import zlib

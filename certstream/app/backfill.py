@@ -166,9 +166,12 @@ class TableDestination:
     Where that cannot be noted, it is tried again with the next commit: until then the rows count as not verified.
     """
 
-    def __init__(self, root: Path, form: TableFormat, settings: WriteSettings) -> None:
+    def __init__(
+        self, root: Path, form: TableFormat, settings: WriteSettings, *, ending: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`ending` as of a ledger."""
         self._writer = DenseWriter(Committer(root, form=form, settings=settings))
-        self._ledger = Ledger(ledger_beside(root))
+        self._ledger = Ledger(ledger_beside(root), ending=ending)
         self._found: dict[str, Trust] = {}  # of rows that are written and not committed
         self._due: dict[str, Trust] = {}  # of committed ones, and not noted yet
         self._fresh: dict[str, Intervals] = {}  # committed ones, likewise
@@ -239,10 +242,11 @@ async def fill(
         def client(log: LogInfo) -> LogClient:
             return log_client(http, log, issuers, reading)
 
+        form, writing = surveyed.form, write_settings(config)
         work = Backfill(
             surveyed.plan,
             client=client,
-            destination=TableDestination(tables.destination, surveyed.form, write_settings(config)),
+            destination=TableDestination(tables.destination, form, writing, ending=stop.is_set),
             settings=replace(settings or BackfillSettings(), retry=retry_settings(config.ct_log)),
             progress=progress,
             metrics=outcome,

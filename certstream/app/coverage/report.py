@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from certstream.intervals import Intervals
+from certstream.intervals import Intervals, shown_range
 
 _WIDTH: Final = 100
 _KINDS: Final = (
@@ -132,7 +132,7 @@ def _shown(intervals: Intervals) -> str:
 
 def _texts(intervals: Intervals) -> Iterator[str]:
     for start, stop in intervals.within(0, _nth_stop(intervals)):
-        yield f"{start:,}" if stop == start + 1 else f"{start:,} to {stop - 1:,}"
+        yield shown_range(start, stop)
 
 
 def _nth_stop(intervals: Intervals) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from certstream.client.http import HttpClient
 from certstream.client.issuers import IssuerCache
 from certstream.config import Config
 from certstream.ct.types import LogInfo
-from certstream.intervals import Intervals
+from certstream.intervals import Intervals, shown_range
 from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.metrics import Metrics
 from certstream.progress import Progress
@@ -62,10 +62,13 @@ class Comparison:
     All is called in one thread at a time, but `otherwise`, which is looked at when all is over.
     """
 
-    def __init__(self, root: Path, cancelled: threading.Event | None = None) -> None:
+    def __init__(
+        self, root: Path, cancelled: threading.Event | None = None, *, ending: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`ending` as of a ledger."""
         self.rows = ArchivedRows(root, cancelled)
         self.otherwise: dict[str, Intervals] = {}  # archived, and not what the log has; by base_url
-        self._ledger = Ledger(ledger_beside(root))
+        self._ledger = Ledger(ledger_beside(root), ending=ending)
         self._found: dict[str, Trust] = {}
         self._lines = _LINES  # left, of all logs
 
@@ -140,7 +143,7 @@ async def verify_archive(
     """
     with Signals(hang_up_ends=True) as signals:
         try:
-            todo, comparison = await in_thread(partial(_survey, root, logs), signals.stop)
+            todo, comparison = await in_thread(partial(_survey, root, logs, signals.stop.is_set), signals.stop)
         except LookCancelledError:
             logger.info("verification interrupted", records_verified=0)
             return 1
@@ -168,12 +171,12 @@ async def verify_archive(
 
 
 def _survey(
-    root: Path, logs: Sequence[FollowedLog], cancelled: threading.Event
+    root: Path, logs: Sequence[FollowedLog], ending: Callable[[], bool], cancelled: threading.Event
 ) -> tuple[dict[str, Intervals], Comparison | None]:
     """What is to be verified, by base_url; None where there is no table."""
     if Table(root).open() is None:
         return {}, None
-    comparison = Comparison(root, cancelled)
+    comparison = Comparison(root, cancelled, ending=ending)
     archived, known = comparison.rows.covered(), Ledger(ledger_beside(root)).read()
     urls = [each.info.base_url for each in logs if each.verification != "off"]
     todo = {url: archived.of(url) - known.get(url, Trust()).verified for url in urls}
@@ -218,13 +221,13 @@ def _unproven(failed: FailedRange) -> Unverified:
 
 
 def unverified_table(unverified: Sequence[Unverified]) -> str:
-    """The ranges as text, ascending within each log."""
-    rows = [("log", "why", "start", "stop")]
+    """The ranges as text, first to last entry, ascending within each log."""
+    rows = [("log", "why", "entries")]
     for log in dict.fromkeys(each.log for each in unverified):
         ranges = sorted((each for each in unverified if each.log == log), key=lambda each: each.start)
         rows += [
-            (printable(log.name), printable(each.why), f"{each.start}", f"{each.stop}") for each in ranges[:_LINES]
+            (printable(log.name), printable(each.why), shown_range(each.start, each.stop)) for each in ranges[:_LINES]
         ]
         if len(ranges) > _LINES:
-            rows.append((printable(log.name), f"and {len(ranges) - _LINES} more ranges", "", ""))
+            rows.append((printable(log.name), f"and {len(ranges) - _LINES:,} more ranges", ""))
     return aligned(rows)
