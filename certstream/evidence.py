@@ -20,7 +20,7 @@ import orjson
 import structlog
 
 from certstream.ct.types import LogInfo, TreeHead
-from certstream.durable import write_file
+from certstream.durable import remove_left, write_file
 
 CaseKind: TypeAlias = Literal["wrong_leaf", "wrong_root", "two_roots", "inconsistent", "signature", "altered_precert"]
 CASE_KINDS: Final[tuple[CaseKind, ...]] = get_args(CaseKind)
@@ -141,6 +141,7 @@ class EvidenceStore:
 
     def _write(self, path: Path, document: bytes) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
+        remove_left(self._directory, rf"{_NAME.pattern}\.tmp-[0-9]+")  # of any case: the same one may never come again
         write_file(path, document)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def test_the_same_case_is_written_once(tmp_path: Path) -> None:
     assert first == again
     assert content(first)["noted"] == NOTED_S
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_of_another_case_is_removed(tmp_path: Path) -> None:
+    store = EvidenceStore(tmp_path)
+    first = store.record(CASE, NOTED_S)
+    assert first is not None
+    left, note = first.with_name(f"{first.name}.tmp-4242"), tmp_path / "note.tmp-4242"
+    for path in (left, note):
+        path.write_bytes(b"half of")
+        os.utime(path, times=(NOTED_S, NOTED_S))
+    second = store.record(replace(CASE, kind="inconsistent"), NOTED_S)
+    assert {*tmp_path.iterdir()} == {first, second, note}
 
 
 def test_other_cases_have_files_of_their_own(tmp_path: Path) -> None:

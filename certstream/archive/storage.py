@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import structlog
 
 from certstream import durable
-from certstream.durable import sync_directory, sync_file
+from certstream.durable import remove_left, sync_directory, sync_file
 from certstream.errors import ConfigError, StorageError
 
 DELTA_LOG = "_delta_log"
@@ -121,7 +121,11 @@ def make_directory(path: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in place as a whole: whatever happens, a reader finds the old one or the new. Raises StorageError."""
+    """Put a file in place as a whole: whatever happens, a reader finds the old one or the new. Raises StorageError.
+
+    What was left of the same file by processes that were killed here an hour ago or earlier is removed.
+    """
+    remove_left(path.parent, rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
