@@ -25,6 +25,7 @@ from certstream.simulator.server import SimulatorServer
 
 QUICK = ShareSettings(window_s=2.0, tick_s=0.1, below_s=0.3, unready_s=0.5)
 RATE = 400.0
+MIN_SHARE = 0.6
 
 
 @asynccontextmanager
@@ -39,6 +40,7 @@ async def following(log: SimulatedLog, kind: LogKind, **ct_log: Any) -> AsyncIte
                 "host": "127.0.0.1",
                 "port": 0,
                 "ct_log": {"verification": "off", **options},
+                "health": {"min_share": MIN_SHARE},
                 section: [{"name": log.name, "url": log.url(kind), "start": log.tree_size, "key": key}],
             }
         )
@@ -142,7 +144,7 @@ async def test_the_service_is_ready_again_as_soon_as_the_log_is_read_in_time() -
         assert (await until_ready(200))["status"] == "ready"
         fault = log.faults.add(Fault(FaultKind.SERVER_ERROR, on="get-entries"))
         body = await until_ready(503)
-        assert body["share"] < body["min_share"] == 0.5
+        assert body["share"] < body["min_share"] == MIN_SHARE
         assert [(late["name"], late["cause"]) for late in body["logs"]] == [("log", "not_polled")]
         log.faults.remove(fault)
         assert (await until_ready(200))["logs"] == []

@@ -19,6 +19,7 @@ from certstream.archive.sink.sink import Sink
 from certstream.archive.sink.standing import SinkSettings
 from certstream.backfill.fetch import RetrySettings
 from certstream.backfill.verify import Mode, Verification
+from certstream.certs.batch import CertificateBatch
 from certstream.client.base import LogClient, ReadSettings
 from certstream.client.clock import Clock
 from certstream.client.proofs import prover
@@ -32,6 +33,7 @@ from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
 from tests.client.reading_support import FakeTime, Reader, reading
+from tests.e2e.verification_support import exchanged
 
 SETTINGS = SinkSettings(flush_interval_s=0.01, retry_initial_s=0.01, retry_max_s=0.02)
 
@@ -167,3 +169,29 @@ async def test_what_is_read_again_is_verified_before(tmp_path: Path, mode: Mode)
     # enforce left it out, and read it again until it was right
     assert known == (Trust(whole - wrong, wrong) if mode == "warn" else Trust(whole))
     assert [(case.kind, case.start, case.stop) for case in cases] == [("wrong_leaf", 77, 78)]
+
+
+class Marked:
+    """Keeps the indices of altered precertificates."""
+
+    def __init__(self, compares: bool) -> None:
+        self.compares = lambda _log: compares
+        self.indices: list[int] = []
+
+    def altered(self, batch: CertificateBatch, rows: Sequence[int]) -> None:
+        self.indices += [batch.start + row for row in rows]
+
+
+@pytest.mark.parametrize("compares", [True, False])
+async def test_altered_precertificates_are_marked_where_they_are_compared(tmp_path: Path, compares: bool) -> None:
+    log, altered = exchanged("rfc6962")
+    marked = Marked(compares)
+    async with reading(log) as reader:
+
+        def client(info: LogInfo) -> LogClient:
+            return Rfc6962Client(reader.http, info, ReadSettings())
+
+        async with rereading(tmp_path, [log], client, reader.time.clock, altered=marked) as sink:
+            await archived(sink, log)
+    assert marked.indices == (altered if compares else [])
+    assert held(tmp_path) == {log.info("rfc6962").base_url: list(range(300))}

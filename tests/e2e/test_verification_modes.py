@@ -13,18 +13,21 @@ import pytest
 from aiohttp import web
 
 from certstream.app.verification import recheck
+from certstream.ct.types import LogKind
 from certstream.errors import ConfigError
+from certstream.intervals import Intervals
+from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.live import heads
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.client.log_list_support import Publisher, publishing
-from tests.e2e.archive_service_support import archiving, eventually, job, stands_at, url_of
+from tests.e2e.archive_service_support import archiving, eventually, job, metric, stands_at, url_of
 from tests.e2e.command_support import MAIN, STAGING, rows_of, with_keys
 from tests.e2e.e2e_support import PATIENCE_S, Service, Simulate, StartService
 from tests.e2e.in_process_support import InProcess, work_in
 from tests.e2e.log_list_support import entry, listing, readonly
 from tests.e2e.reload_support import ON, edit
-from tests.e2e.verification_support import evidence, kinds_of, until_at, until_health, verifying
+from tests.e2e.verification_support import evidence, exchanged, kinds_of, until_at, until_health, verifying
 
 SIZE = 1_000
 WRONG = 700  # an entry that is not the one in the tree
@@ -132,6 +135,28 @@ async def test_another_tree_is_accepted_by_turning_verification_off_and_on_again
     indices = listener.indices("log static")
     assert indices == list(range(indices[0], 800))
     assert evidence(service) == []
+
+
+@pytest.mark.parametrize("kind", ["rfc6962", "static"])
+@pytest.mark.parametrize("mode", ["enforce", "off"])
+async def test_exchanged_precertificates_are_marked_where_anything_is_verified_and_go_out_all_the_same(
+    tmp_path: Path, begin: StartService, simulate: Simulate, kind: LogKind, mode: str
+) -> None:
+    log, altered = exchanged(kind)
+    server = await simulate(log)
+    options = verifying(server.infos(), mode)
+    options["delta_sink"] = {"enabled": True, "table_path": MAIN, "flush_interval_secs": 1}
+    service = await begin(options)
+    name, marked = f"log {kind}", altered if mode == "enforce" else []
+    await until_at(service, 300, name)
+    await eventually(lambda: rows_of(tmp_path / MAIN, url_of(log, kind)) == list(range(300)))
+    (health,) = (await service.health())["logs"]
+    assert (health["suspect"], health["tainted_entries"]) == (False, 0), "that is no fault of the log"
+    assert await metric(service, "certstream_altered_precertificates_total") == len(marked)
+    assert (await service.stop())[0] == 0
+    known = Ledger(ledger_beside(tmp_path / MAIN)).read().get(url_of(log, kind), Trust())
+    assert known.altered == Intervals.of(*((index, index + 1) for index in marked))
+    assert sorted(case["range"][0] for case in evidence(service)) == marked
 
 
 async def test_a_readonly_log_with_another_final_root_is_not_read_under_enforce_and_others_are(

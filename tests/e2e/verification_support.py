@@ -6,10 +6,14 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from certstream.ct.types import LogInfo
+from certstream.ct.types import PRECERT_ENTRY, LogInfo, LogKind
+from certstream.simulator.entries import RawEntry
+from certstream.simulator.log import SimulatedLog
 from tests.e2e.e2e_support import PATIENCE_S, Service, options_for
+
+PRECERT_SIGNING: Final = bytes.fromhex("060a2b06010401d679020404")  # the purpose of such certificates, RFC 6962 §3.1
 
 
 def verifying(infos: list[LogInfo], mode: str, **ct_log: Any) -> dict[str, Any]:
@@ -45,3 +49,21 @@ async def until_health(
 async def until_at(service: Service, position: int, *names: str) -> dict[str, dict[str, Any]]:
     """Wait until those logs stand there."""
     return await until_health(service, lambda logs: all(logs[name]["position"] == position for name in names))
+
+
+def exchanged(kind: LogKind) -> tuple[SimulatedLog, list[int]]:
+    """A log of 300 entries, two of which have each other's precertificate beside their leaf, and which these are.
+
+    One of the two is from a Precertificate Signing Certificate, as is a third one, which is right.
+    """
+    right = SimulatedLog("log", kinds={kind}, initial=300, seed=9)
+    entries = [right.entry(index) for index in range(300)]
+    precerts = [entry.index for entry in entries if entry.entry_type == PRECERT_ENTRY]
+    signed = [index for index in precerts if entries[index].chain and PRECERT_SIGNING in entries[index].chain[0]]
+    plain = next(index for index in precerts if index not in signed)
+    assert len(signed) == 2
+    bodies = [entry.extra_data for entry in entries]
+    bodies[signed[0]], bodies[plain] = bodies[plain], bodies[signed[0]]
+    raw = [RawEntry(entry.leaf_input, body) for entry, body in zip(entries, bodies, strict=True)]
+    issuers = {der for entry in entries for der in entry.chain}
+    return SimulatedLog("log", kinds={kind}, entries=raw, issuers=issuers), sorted([signed[0], plain])

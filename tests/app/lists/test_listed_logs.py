@@ -14,6 +14,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from certstream.app.lists.listed_logs import ListedLogs
+from certstream.app.lists.sources import log_lists
 from certstream.app.settings import FollowedLog, configured_logs
 from certstream.config import Config
 from certstream.ct.signatures import spki_of
@@ -253,3 +254,16 @@ async def test_a_log_that_takes_no_more_has_its_end_and_is_looked_at_once_a_minu
             await it.until(lambda: len(it.wanted) == 3)
     assert [log.poll_interval_s for log in it.wanted] == [60, 60, None]
     assert [None if log.final is None else log.final.tree_size for log in it.wanted] == [7, None, None]
+
+
+async def test_the_lists_are_looked_at_as_often_as_configured() -> None:
+    time = FakeTime()
+    options: dict[str, Any] = {"google": False, "apple": False, "refresh_interval_secs": 120}
+    async with publishing() as publisher, client(time) as http:
+        publisher.publish(classic(1))
+        options["lists"] = [{"name": "ours", "location": f"{publisher.base_url}/list.json", "unsigned": True}]
+        lists = log_lists(Config.model_validate({"log_lists": options, "ct_log": {"state_file": None}}), http, [])
+        await lists.start()
+        await lists.next()
+        assert len(publisher.counted("/list.json")) == 2
+    assert time.slept == [120]
