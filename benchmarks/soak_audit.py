@@ -49,6 +49,9 @@ def _trust(world: World) -> Iterator[str]:
         trust = ledger.get(world.url_of(name), Trust())
         if len(trust.verified & trust.tainted):
             yield f"{name}: verified and tainted at the same time"
+        ahead = (trust.verified | trust.tainted) - Intervals.of((0, log.tree_size))
+        if len(ahead):
+            yield f"{name}: {ahead.count} entries are known that no row is of, from {ahead.lowest} on"
         left = Intervals.of((0, log.tree_size)) - trust.verified
         if len(left) and (name not in world.suspects or name.startswith("enforce")):
             yield f"{name}: {left.count} entries are not verified, from {left.lowest} on"

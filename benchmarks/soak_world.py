@@ -41,6 +41,7 @@ _COMMANDS: Final = (
     ("--backfill",),
     ("--maintain",),
     ("--coverage", "--json"),
+    ("--verify",),
 )
 
 
