@@ -26,7 +26,8 @@ T = TypeVar("T")
 
 _AT_ONCE: Final = 4  # requests for hash tiles at a time
 _PROOF_CAP_BYTES: Final = 2**20
-_UNSUPPORTED: Final = frozenset({"400", "403", "404", "405", "501", "body"})  # get-entry-and-proof is not given then
+# get-entry-and-proof is not given then; 500 and 504 are from logs to which it is too much
+_UNSUPPORTED: Final = frozenset({"400", "403", "404", "405", "500", "501", "504", "body"})
 
 
 class Prover(Protocol):

@@ -37,7 +37,7 @@ SMALL = BackfillSettings(RetrySettings(initial_s=0.1), run=RunSize(512, 1 << 20)
 # A log is costly to make and these tests change only its faults
 LOG = SimulatedLog("log", seed=4, initial=SIZE)
 PAGES: dict[LogKind, str] = {"rfc6962": "get-entries", "static": "data-tile"}
-PROOFS: dict[LogKind, str] = {"rfc6962": "get-entry-and-proof", "static": "hash-tile"}
+PROOFS: dict[LogKind, str] = {"rfc6962": "get-*proof*", "static": "hash-tile"}
 
 
 @pytest.fixture(autouse=True)
@@ -58,12 +58,17 @@ def verifying(
 
 
 async def filled(
-    reader: Reader, kind: LogKind, mode: Mode, archived: Intervals | None = None, edge: TreeEdge | None = None
+    reader: Reader,
+    kind: LogKind,
+    mode: Mode,
+    archived: Intervals | None = None,
+    edge: TreeEdge | None = None,
+    settings: BackfillSettings = SMALL,
 ) -> tuple[Result, Memory, list[Case]]:
     """Everything of the log that is not archived, in small runs; `edge` is that of the tree that is known."""
     cases: list[Case] = []
     verification = verifying(reader, mode, cases, edge)
-    run = Run(reader, planned(LOG, kind, SIZE, archived), [LOG], settings=SMALL, verification=verification)
+    run = Run(reader, planned(LOG, kind, SIZE, archived), [LOG], settings=settings, verification=verification)
     return await run.result(), run.destination, cases
 
 
@@ -93,6 +98,15 @@ async def test_what_lies_between_gaps_comes_along_and_only_what_was_missing_is_k
         assert result.failed == ()
         assert memory.holds(LOG.info(kind)) == WHOLE - archived
         assert trust(memory, kind) == Trust(WHOLE - archived)
+
+
+async def test_large_entries_are_proven_in_parts_of_what_is_decoded_together() -> None:
+    settings = replace(SMALL, run=RunSize(512, 50_000))
+    async with reading(LOG) as reader:
+        result, memory, _ = await filled(reader, "rfc6962", "enforce", settings=settings)
+    assert (result.failed, memory.holds(LOG.info("rfc6962"))) == ((), WHOLE)
+    sent = sum(len(LOG.entry(index).leaf_input) + len(LOG.entry(index).extra_data) for index in range(SIZE))
+    assert LOG.endpoints["get-entry-and-proof"] > 2 * sent / 50_000
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,7 +190,7 @@ async def test_proofs_that_do_not_come_leave_entries_unverified_under_warn_and_m
 @pytest.mark.parametrize("mode", MODES)
 async def test_proofs_that_come_late_are_waited_for(kind: LogKind, mode: Mode) -> None:
     async with reading(LOG) as reader:
-        LOG.faults.add(Fault(FaultKind.SERVER_ERROR, on=PROOFS[kind], times=1))
+        LOG.faults.add(Fault(FaultKind.UNAVAILABLE, on=PROOFS[kind], times=1))
         LOG.faults.add(Fault(FaultKind.RATE_LIMITED, on=PROOFS[kind], nth=2))
         result, memory, _ = await filled(reader, kind, mode)
         assert (result.failed, result.verified) == ((), SIZE)
@@ -197,7 +211,7 @@ async def test_a_log_that_gives_no_proof_is_asked_less_and_as_before_once_it_gav
             await verifier.check(batches, b"".join(map(leaf_hashes, batches)))
             return len(reader.time.slept) - before
 
-        fault = LOG.faults.add(Fault(FaultKind.SERVER_ERROR, on="get-entry-and-proof"))
+        fault = LOG.faults.add(Fault(FaultKind.SERVER_ERROR, on=PROOFS["rfc6962"]))
         assert [await pauses(start) for start in range(0, 50, 10)] == [2, 2, 2, 0, 0]
         LOG.faults.remove(fault)
         assert await pauses(50) == 0

@@ -105,8 +105,9 @@ async def test_a_partial_tile_that_is_gone_is_taken_from_the_full_one() -> None:
     assert LOG.requests["tile/0/253"] == 1
 
 
-async def test_a_log_without_get_entry_and_proof_proves_by_hash() -> None:
-    LOG.faults.add(Fault(FaultKind.STATUS, on="get-entry-and-proof", status=404))
+@pytest.mark.parametrize("status", [400, 404, 500, 501, 504])
+async def test_a_log_without_get_entry_and_proof_proves_by_hash(status: int) -> None:
+    LOG.faults.add(Fault(FaultKind.STATUS, on="get-entry-and-proof", status=status))
     async with reading(LOG) as reader:
         rfc6962 = proving(reader, "rfc6962")
         assert await rfc6962.edge(LOG.head, 777) == edge(777)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -103,6 +104,41 @@ async def test_the_jobs_of_the_service_prove_each_log_by_its_own_mode(
     assert found == {"archived": SIZE, "verified": 0, "tainted": 0, "missing": 0}
     assert rows_of(tmp_path / MAIN, url_of(log, "rfc6962")) == list(range(SIZE))
     assert {name for name, _ in kinds_of(service)} == {"log static"}
+
+
+async def test_the_jobs_of_the_service_prove_nothing_in_another_tree_than_the_one_that_is_followed(
+    tmp_path: Path, start_service: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=600, seed=7)
+    server = await simulate(log)
+    options = archiving(server.infos(), ct_log={"verification": "enforce"}, backfill={"from_index": 0})
+    service = await start_service(with_keys(options, server.infos()))
+    await service.until_following(*server.infos())
+    log.grow(20)
+    await eventually(lambda: rows_of(tmp_path / MAIN, url_of(log, "static")) == list(range(600, 620)))
+    log.faults.add(Fault(FaultKind.FORK, index=300))  # signed, and right in itself
+    log.grow(100)
+    service.send(signal.SIGHUP)
+    assert (await job(service, "backfill", "succeeded", "failed"))["state"] == "failed"
+    assert rows_of(tmp_path / MAIN, url_of(log, "static")) == list(range(600, 620))
+    assert kinds_of(service) == {("log static", "inconsistent")}
+
+
+async def test_what_went_out_unproven_is_proven_when_the_service_stops(
+    tmp_path: Path, begin: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"rfc6962"}, initial=SIZE, seed=8, max_page=64)
+    server = await simulate(log)
+    stuck = log.faults.add(Fault(FaultKind.STALL, on="get-entries", index=WRONG))
+    options = verifying(server.infos(), "warn", batch_size=64)
+    options["delta_sink"] = {"enabled": True, "table_path": MAIN, "flush_interval_secs": 1}
+    service, url, there = await begin(options), url_of(log, "rfc6962"), WRONG - WRONG % 64
+    await eventually(lambda: rows_of(tmp_path / MAIN, url) == list(range(there)))  # fewer than are proven at a time
+    ledger = Ledger(ledger_beside(tmp_path / MAIN))
+    assert ledger.read() == {}
+    assert (await service.stop())[0] == 0
+    log.faults.remove(stuck)
+    assert ledger.read() == {url: Trust(Intervals.of((0, there)))}
 
 
 async def coverage(service: Service) -> dict[str, dict[str, Any]]:

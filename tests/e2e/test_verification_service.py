@@ -15,7 +15,7 @@ from certstream.ct.edge import TreeEdge
 from certstream.simulator.faults import Fault, FaultKind
 from certstream.simulator.log import SimulatedLog
 from tests.archive.archive_support import held
-from tests.e2e.archive_service_support import eventually
+from tests.e2e.archive_service_support import eventually, metric
 from tests.e2e.command_support import MAIN, run
 from tests.e2e.e2e_support import PATIENCE_S, Service, Simulate, StartService
 from tests.e2e.verification_support import evidence, kinds_of, until_at, until_health, verifying
@@ -87,9 +87,14 @@ async def test_a_log_with_another_tree_than_before_is_suspect_until_its_files_ar
         first = {name: listener.indices(name)[0] for name in BOTH}
         assert all(listener.indices(name) == list(range(first[name], 1_000)) for name in BOTH)
     assert all(logs[name]["suspect"] for name in BOTH)
+    assert await metric(service, "certstream_log_suspect") == 2
+    assert await metric(service, "certstream_evidence_total") >= 2
+    assert len([line for line in (await service.health())["warnings"] if "is suspect" in line]) == 2
     for path in (service.directory / "evidence").iterdir():
         path.unlink()
     await until_health(service, lambda logs: not any(logs[name]["suspect"] for name in BOTH))
+    assert await metric(service, "certstream_log_suspect") == 0
+    assert (await service.health())["warnings"] == []
     await service.until(lambda line: line["event"] == "log is suspect no more, the evidence is gone")
 
 
@@ -232,6 +237,7 @@ async def test_a_log_without_a_key_is_read_unverified_or_refused(
     assert logs["log rfc6962"]["verification"] == "unverified"
     line = await service.until(lambda line: line["event"].startswith("logs are read unverified"))
     assert line["logs"] == "log rfc6962"
+    assert await metric(service, "certstream_log_unverified") == 1
     assert (await service.stop())[0] == 0
     options["custom_logs"][0]["verification"] = "enforce"
     refused = await run(tmp_path, options)

@@ -108,9 +108,9 @@ async def test_what_changes_in_the_list_is_followed_without_a_restart(tmp_path: 
         async with running(it):
             await it.until(lambda: it.names() == ["Log 1"])
             assert it.wanted[0].start == "head"
-            it.publisher.publish(classic(1), classic(2))
+            it.publisher.publish(classic(1), classic(2, mmd=60))
             await it.until(lambda: it.names() == ["Log 1", "Log 2"])
-            assert [log.start for log in it.wanted] == ["head", "beginning"]
+            assert [(log.start, log.mmd_s) for log in it.wanted] == [("head", 86_400), ("beginning", 60)]
             it.publisher.publish(classic(2))
             await it.until(lambda: it.names() == ["Log 2"])
     assert [each.failures for each in it.lists.statuses()] == [0]
@@ -172,11 +172,11 @@ async def test_a_log_that_is_left_and_then_configured_is_followed_once(tmp_path:
 async def test_a_configured_log_gets_its_key_and_keeps_it_when_the_list_forgets_it(tmp_path: Path) -> None:
     mine: dict[str, Any] = {"custom_logs": [{"name": "mine", "url": f"{URL}/1"}]}
     async with following(tmp_path) as it:
-        it.publisher.publish(classic(1), classic(2))
+        it.publisher.publish(classic(1, mmd=60), classic(2))
         await it.configure(**mine)
         assert it.names() == [], "it waits for its key"
         async with running(it):
-            await it.until(lambda: [log.info.key for log in it.wanted] == [spki(1)])
+            await it.until(lambda: [(log.info.key, log.mmd_s) for log in it.wanted] == [(spki(1), 60)])
             it.publisher.publish(classic(2))
             await it.until(lambda: it.lists.statuses()[0].logs == 1)
             assert it.wanted[0].info.key == spki(1)
