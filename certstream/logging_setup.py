@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 from typing import Literal, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from certstream.config.levels import Level
 
@@ -44,7 +45,7 @@ def _rendering(form: Literal["console", "json"], stream: TextIO) -> list[Process
     if form == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     colors = stream.isatty() and not os.environ.get("NO_COLOR")
-    console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    console = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_traceback)
     return [_escape, console]
 
 
@@ -52,8 +53,19 @@ def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
     """Write control characters out: what a log's server answered must not move the cursor of a terminal."""
     for key, value in event.items():
         if isinstance(value, str) and not value.isprintable():
-            event[key] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+            event[key] = _escaped(value)
     return event
+
+
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    """Likewise in the text of an exception, but for the ends of its lines."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write("\n".join(_escaped(line) for line in text.getvalue().split("\n")))
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _attach(level: int, formatter: logging.Formatter, stream: TextIO) -> None:

@@ -125,6 +125,19 @@ def test_a_console_line_is_one_line_without_colours_where_no_terminal_is() -> No
     assert "<html>\\n\\x1b[31m" in line
 
 
+def test_the_text_of_an_exception_steers_no_terminal() -> None:
+    stream = io.StringIO()
+    setup_logging("info", "console", stream)
+    try:
+        raise ValueError("a\x1b[2J\u202e")
+    except ValueError:
+        structlog.get_logger("certstream.x").exception("task failed")
+        logging.getLogger("asyncio").exception("task failed")
+    text = stream.getvalue()
+    assert text.count("ValueError: a\\x1b[2J\\u202e\n") == 2
+    assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured, plain = Terminal(), Terminal()
