@@ -243,7 +243,9 @@ class HttpClient:
             return await _read_body(response, cap_bytes)
         excerpt = await _excerpt(response)
         if response.status == 429:
-            after = parse_retry_after(response.headers.get("Retry-After"), self.clock.wall())
+            # By the server's clock, where it tells: this machine's may be wrong by hours
+            answered_s = _http_date_s(response.headers.get("Date", "")) or self.clock.wall()
+            after = parse_retry_after(response.headers.get("Retry-After"), answered_s)
             raise RateLimitedError(f"429 {excerpt}".rstrip(), retry_after_s=after)
         status = str(response.status) if 100 <= response.status <= 599 else "other"
         raise FetchError(f"{response.status} {excerpt}".rstrip(), status=status)
@@ -257,11 +259,16 @@ def parse_retry_after(value: str | None, now_s: float) -> float | None:
     text = (value or "").strip()
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text) or None
+    until_s = _http_date_s(text)
+    return until_s - now_s if until_s is not None and until_s > now_s else None
+
+
+def _http_date_s(text: str) -> float | None:
+    """Unix time of an HTTP date, None for everything else."""
     try:
-        until_s = email.utils.parsedate_to_datetime(text).timestamp()
+        return email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError):
         return None
-    return until_s - now_s if until_s > now_s else None
 
 
 def _sendable(value: str | None) -> str:
