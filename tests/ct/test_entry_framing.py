@@ -246,6 +246,8 @@ def test_only_the_logs_own_signature_is_taken() -> None:
     head = parse_checkpoint(text + b"\n\n" + lines + own, origin, log_id)
     assert head.signature == parse_checkpoint(CHECKPOINT, origin, log_id).signature
     assert parse_checkpoint(text + b"\n\n" + lines, origin, log_id).signature == b""
+    without_grease = text + b"\n\n" + lines.partition(b"\n")[0] + b"\n" + own
+    assert parse_checkpoint(without_grease).signature == head.signature, "also where the key is not known"
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,23 @@ def test_a_signed_head_verifies_and_signing_again_gives_the_same_bytes(key: Priv
     assert sign_tree_head(HEAD, key) == head.signature
 
 
-def test_another_key_of_the_same_kind_is_refused() -> None:
+@pytest.mark.parametrize("change", [{"tree_size": 301}, {"timestamp_ms": 1}, {"root_hash": bytes(32)}])
+def test_a_signature_of_either_kind_covers_size_timestamp_and_root(
+    key: PrivateKey, change: dict[str, int | bytes]
+) -> None:
     with pytest.raises(InvalidSignatureError, match="does not verify"):
-        verify_tree_head(signed(ECDSA_KEY), REAL_KEY)
+        verify_tree_head(replace(signed(key), **change), spki_of(key))  # type: ignore[arg-type]
+
+
+OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048)
+
+
+@pytest.mark.parametrize(
+    ("signer", "other"), [(ECDSA_KEY, REAL_KEY), (RSA_KEY, spki_of(OTHER_RSA_KEY))], ids=["ecdsa", "rsa"]
+)
+def test_another_key_of_the_same_kind_is_refused(signer: PrivateKey, other: bytes) -> None:
+    with pytest.raises(InvalidSignatureError, match="does not verify"):
+        verify_tree_head(signed(signer), other)
 
 
 @pytest.mark.parametrize(("signer", "verifier"), [(ECDSA_KEY, RSA_KEY), (RSA_KEY, ECDSA_KEY)])
