@@ -173,6 +173,29 @@ async def test_another_tree_is_accepted_by_turning_verification_off_and_on_again
     assert evidence(service) == []
 
 
+async def test_what_was_proven_is_the_measure_again_once_a_key_that_was_not_known_is_known(
+    begin: StartService, simulate: Simulate
+) -> None:
+    log = SimulatedLog("log", kinds={"static"}, initial=600, seed=9)
+    server = await simulate(log)
+    options = verifying(server.infos(), "enforce")
+    service = await begin(options)
+    await until_at(service, 600, "log static")
+    assert (await service.stop())[0] == 0
+    without = [{**each, "key": None} for each in options["static_logs"]]
+    service.options = {**options, "static_logs": without, "ct_log": {**options["ct_log"], "verification": "warn"}}
+    log.grow(50)
+    await service.start()
+    assert (await until_at(service, 650, "log static"))["log static"]["verification"] == "unverified"
+    assert (await service.stop())[0] == 0
+    service.options = options
+    log.faults.add(Fault(FaultKind.FORK, index=300))
+    log.grow(50)
+    await service.start()
+    logs = await until_health(service, lambda logs: logs["log static"]["suspect"])
+    assert (logs["log static"]["position"], kinds_of(service)) == (650, {("log static", "inconsistent")})
+
+
 @pytest.mark.parametrize("kind", ["rfc6962", "static"])
 @pytest.mark.parametrize("mode", ["enforce", "off"])
 async def test_exchanged_precertificates_are_marked_where_anything_is_verified_and_go_out_all_the_same(
