@@ -21,6 +21,7 @@ import structlog
 
 from certstream.ct.types import LogInfo, TreeHead
 from certstream.durable import remove_left, write_file
+from certstream.permissions import reason
 
 CaseKind: TypeAlias = Literal["wrong_leaf", "wrong_root", "two_roots", "inconsistent", "signature", "altered_precert"]
 CASE_KINDS: Final[tuple[CaseKind, ...]] = get_args(CaseKind)
@@ -96,7 +97,8 @@ class EvidenceStore:
             self._write(path, _document(case, noted_s))
         except OSError as exc:
             if exc.strerror != self._failed:
-                logger.warning("evidence cannot be written", log=case.log.name, file=str(path), error=exc.strerror)
+                error = reason(exc, path)
+                logger.warning("evidence cannot be written", log=case.log.name, file=str(path), error=error)
             self._failed = exc.strerror
             return None
         self._failed = None

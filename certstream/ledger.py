@@ -27,6 +27,7 @@ from certstream.durable import make_directory, write_file
 from certstream.errors import StorageError
 from certstream.intervals import Intervals
 from certstream.locks import FileLock
+from certstream.permissions import reason
 
 MOST_INTERVALS: Final = 100_000  # of all logs together: 3 MB
 FILE_NAME: Final = "trust.json"
@@ -111,7 +112,7 @@ class Ledger:
         try:
             logs = self._read()
         except OSError as exc:
-            self._say(exc.strerror or str(exc))
+            self._say(reason(exc, self.path))
         except ValueError as exc:
             try:
                 with self._locked():
@@ -151,7 +152,7 @@ class Ledger:
         except ValueError:
             return {}
         except OSError as exc:
-            raise StorageError(f"{self.path}: {exc.strerror or exc}") from exc
+            raise StorageError(f"{self.path}: {reason(exc, self.path)}") from exc
 
     def forget(self, covers: Mapping[str, Intervals]) -> None:
         """Forget all about these indices, by base_url, whose rows are gone. Raises StorageError."""
@@ -170,7 +171,7 @@ class Ledger:
                         left.unlink(missing_ok=True)  # of one that was killed while it wrote
                     write_file(self.path, _document(logs))
         except OSError as exc:
-            raise StorageError(f"{self.path}: {exc.strerror or exc}") from exc
+            raise StorageError(f"{self.path}: {reason(exc, self.path)}") from exc
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

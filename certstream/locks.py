@@ -14,6 +14,7 @@ from typing import Self
 import structlog
 
 from certstream.errors import CertstreamError
+from certstream.permissions import reason
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +61,7 @@ class FileLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as exc:
-            raise self._error(f"{self._path}: cannot be locked: {exc.strerror}") from exc
+            raise self._error(f"{self._path}: cannot be locked: {reason(exc, self._path)}") from exc
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:

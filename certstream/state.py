@@ -27,7 +27,7 @@ import structlog
 
 from certstream.ct.edge import TreeEdge
 from certstream.errors import MalformedError, StateError, StorageError
-from certstream.state_file import VERSION, StateFile, is_count, read_document
+from certstream.state_file import VERSION, StateFile, is_count, is_not_permitted, read_document
 
 SAVE_INTERVAL_S: Final = 1.0
 
@@ -97,7 +97,7 @@ class StateStore:
         try:
             return file.read()
         except StateError as exc:
-            if self._recovery == "fail":
+            if self._recovery == "fail" or is_not_permitted(exc):
                 raise
             kept = file.put_aside()
             log.warning("state file unreadable, starting fresh", error=str(exc), kept=str(kept))

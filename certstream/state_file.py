@@ -14,6 +14,7 @@ import structlog
 from certstream.durable import sync_directory
 from certstream.errors import StateError, StorageError
 from certstream.locks import FileLock
+from certstream.permissions import reason
 
 VERSION: Final = 1
 _FIELDS = ("current_index", "tree_size", "last_success", "start_index", "archive_start")
@@ -48,6 +49,8 @@ class StateFile:
                 log.warning("no state file, but a previous generation of one", previous=str(self._beside(".prev")))
             return {}
         except StateError as exc:
+            if is_not_permitted(exc):
+                raise  # starting anew would be the wrong way out
             raise StateError(f"{exc}; {self._way_out()}") from exc
 
     def _way_out(self) -> str:
@@ -84,7 +87,7 @@ class StateFile:
             temporary.replace(self._path)
             sync_directory(self._path.parent)
         except OSError as exc:
-            raise StorageError(f"{self._path}: {exc.strerror or exc}") from exc
+            raise StorageError(f"{self._path}: {reason(exc, self._path)}") from exc
 
     def _keep_previous(self) -> None:
         """Give the file a second name, `.prev`, before another one takes its own."""
@@ -102,11 +105,13 @@ class StateFile:
 def read_document(path: Path) -> dict[str, Any]:
     """Read and check one file. Raises FileNotFoundError, or StateError for anything else that is wrong with it."""
     try:
+        if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
+            raise StateError(f"{path}: is not a file")
         content = path.read_bytes()
     except FileNotFoundError:
         raise
     except OSError as exc:
-        raise StateError(f"{path}: cannot be read: {exc.strerror}") from exc
+        raise StateError(f"{path}: cannot be read: {reason(exc, path)}") from exc
     try:
         document = orjson.loads(content)
         orjson.dumps(document)  # as it will be written again: what nests too deeply is read, and not written
@@ -118,13 +123,19 @@ def read_document(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
+def is_not_permitted(error: StateError) -> bool:
+    """Whether there is nothing wrong with a file but that this process may not read it."""
+    return isinstance(error.__cause__, PermissionError)
+
+
 def _mistake(document: Any) -> str | None:
     """Say what is wrong with a document, None if it is a state file of version 1."""
     if not isinstance(document, dict):
         return "is not an object"
     version = document.get("version", VERSION)
     if version != VERSION or isinstance(version, bool):
-        return f"has version {version!r}, {VERSION} is known here"
+        newer = isinstance(version, int) and version > VERSION
+        return f"has version {version!r}, {VERSION} is known here{': go on with a newer certstream' if newer else ''}"
     logs = document.get("logs", {})
     if not isinstance(logs, dict) or not all(isinstance(entry, dict) for entry in logs.values()):
         return "has no object of objects in `logs`"

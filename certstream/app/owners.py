@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from certstream.errors import ConfigError
+from certstream.permissions import user_name
 
 
 def refuse_as_root(paths: Iterable[Path], *, work: str, unit: str) -> None:
@@ -48,7 +48,5 @@ def _nearest(path: Path) -> tuple[Path, int]:
 
 def _name(uid: int) -> str:
     """A user's name, as a shell and sudo take it."""
-    try:
-        return shlex.quote(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return f"'#{uid}'"
+    name = user_name(uid)
+    return f"'#{uid}'" if name is None else shlex.quote(name)

@@ -22,6 +22,7 @@ import structlog
 from certstream import durable
 from certstream.durable import remove_left, sync_directory, sync_file
 from certstream.errors import ConfigError, StorageError
+from certstream.permissions import reason
 
 DELTA_LOG = "_delta_log"
 SIDE = "_certstream"  # beside the table's files: what this program remembers of it
@@ -109,7 +110,7 @@ def free_bytes(path: Path) -> int:
 def storage_error(path: Path, exc: OSError) -> StorageError:
     """The StorageError that says what failed where."""
     full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-    return StorageError(f"{path}: {exc.strerror or exc}", kind="disk_full" if full else "storage")
+    return StorageError(f"{path}: {reason(exc, path)}", kind="disk_full" if full else "storage")
 
 
 def make_directory(path: Path) -> None:

@@ -30,6 +30,7 @@ from certstream.ct.log_choice import (
 from certstream.ct.log_list import ListedLog, LogList
 from certstream.ct.types import LogInfo
 from certstream.errors import FetchError, InvalidSignatureError, MalformedError, RateLimitedError
+from certstream.permissions import reason
 
 REFRESH_INTERVAL_S: Final = 3_600.0
 FIRST_RETRY_S: Final = 60.0  # after a failure; doubles with each further one, up to the interval
@@ -226,7 +227,8 @@ class LogLists:
             await held.disk.run(partial(keep_list, self._directory, held.source, held.kept))
         except OSError as exc:
             if held.save_error is None:
-                logger.warning("log list cannot be kept", list=held.source.name, error=str(exc))
+                error = f"{self._directory}: {reason(exc, self._directory)}"
+                logger.warning("log list cannot be kept", list=held.source.name, error=error)
             held.save_error = str(exc)
         else:
             held.save_error = None
