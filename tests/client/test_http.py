@@ -152,8 +152,8 @@ async def test_answers_that_have_no_body_may_come_again_and_again(status: int) -
 )
 async def test_429_is_rate_limiting_with_retry_after_in_both_forms(header: str | None, seconds: float | None) -> None:
     if header is None or header.isascii():
-        headers = {"Date": "today", **({} if header is None else {"Retry-After": header})}
-        error = await failure(answering(status=429, headers=headers))
+        headers = {} if header is None else {"Retry-After": header}
+        error = await failure(answering(status=429, headers={"Date": "today", **headers}))
         assert isinstance(error, RateLimitedError)
         assert error.retry_after_s == seconds
     assert parse_retry_after(header, NOW_S) == seconds
@@ -161,10 +161,8 @@ async def test_429_is_rate_limiting_with_retry_after_in_both_forms(header: str |
 
 @pytest.mark.parametrize("server_s", [NOW_S - 86_400, NOW_S + 86_400])
 async def test_a_date_to_wait_for_is_one_of_the_servers_clock(server_s: float) -> None:
-    date, until = (formatdate(at_s, usegmt=True) for at_s in (server_s, server_s + 90))
-    error = await failure(answering(status=429, headers={"Date": date, "Retry-After": until}))
-    assert isinstance(error, RateLimitedError)
-    assert error.retry_after_s == 90
+    asked = {"Date": formatdate(server_s), "Retry-After": formatdate(server_s + 90)}
+    assert vars(await failure(answering(status=429, headers=asked)))["retry_after_s"] == 90
 
 
 async def test_a_429_holds_the_operator_and_a_later_request_waits_it_out() -> None:
