@@ -246,6 +246,7 @@ class Service:
                 changing.append(group.create_task(self._reloader.run(), name="reload"))
             await stop.wait()
             log.info("stopping", clients=self._hub.clients())
+            self._proven.hurry()
             for task in changing:
                 task.cancel()
             await asyncio.wait(changing)

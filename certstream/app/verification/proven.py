@@ -65,6 +65,11 @@ class ProvenRows:
         self._writing = threading.Lock()  # one at a time
         self._failed = False
 
+    def hurry(self) -> None:
+        """The process is to end: it waits only for a moment where another one holds the ledger."""
+        if self._ledger is not None:
+            self._ledger.hurry()
+
     # What is found: in the event loop
 
     def proven(self, log: LogInfo, start: int, stop: int) -> None:
