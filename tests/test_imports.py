@@ -80,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "progress",
     },
     "simulator": _DECODING,
-    "app": {*_SERVICE, *_ARCHIVE},
+    "app": {*_SERVICE, *_ARCHIVE, "terminal"},
     "flags": {"errors", "config"},
     "healthcheck": {"errors", "config"},
     "subscribe": {"errors", "client", "terminal"},

@@ -13,6 +13,7 @@ from certstream.client.log_list import ListStatus
 from certstream.ct.log_choice import NO_STATE, ChosenLog, LogChoice, OmittedLog
 from certstream.ct.types import LogInfo
 from certstream.live.tailer import Start
+from certstream.terminal import cells_of, printable
 
 _CONFIGURED = "configuration"  # where a log is from that no list brought
 _NONE = "-"
@@ -86,7 +87,7 @@ def _list_row(status: ListStatus) -> tuple[str, ...]:
         _NONE if status.age_s is None else _age(status.age_s),
         "yes" if status.signed else "no",
         status.location,
-        _line(trouble),
+        printable(trouble),
     )
 
 
@@ -95,7 +96,8 @@ def _next(position: Start | None) -> str:
 
 
 def _configured_row(info: LogInfo, position: Start | None) -> tuple[str, ...]:
-    return (_line(info.name), _line(info.operator), info.kind, _NONE, _next(position), _NONE, _CONFIGURED, info.url)
+    name, operator = printable(info.name), printable(info.operator)
+    return (name, operator, info.kind, _NONE, _next(position), _NONE, _CONFIGURED, info.url)
 
 
 def _chosen_row(chosen: ChosenLog, position: Start | None) -> tuple[str, ...]:
@@ -110,7 +112,8 @@ def _count(number: int | None) -> str:
 
 
 def _omitted_row(log: OmittedLog) -> tuple[str, ...]:
-    return (log.name or log.url or _NONE, log.operator or _NONE, log.state or NO_STATE, log.source, _line(log.reason))
+    why = printable(log.reason)
+    return (log.name or log.url or _NONE, log.operator or _NONE, log.state or NO_STATE, log.source, why)
 
 
 def _configured_json(info: LogInfo) -> dict[str, Any]:
@@ -160,16 +163,13 @@ def _age(age_s: float) -> str:
     return f"{int(age_s // size)} {unit} ago"
 
 
-def _line(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     """Columns of equal width, two spaces between them."""
     return "".join(f"{line}\n" for line in _lines(rows))
 
 
 def _lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(cells_of, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        cells = (cell + " " * (width - cells_of(cell)) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()

@@ -14,12 +14,13 @@ from certstream.client.http import FetchSettings, HttpClient
 from certstream.client.log_list import ListStatus, LogLists
 from certstream.client.log_list_source import ListSource
 from certstream.config.log_lists import LogListsConfig
-from certstream.ct.log_choice import NamedList, Selection, choose_logs
+from certstream.ct.log_choice import LogChoice, NamedList, Selection, choose_logs
 from certstream.ct.log_list import GOOGLE_LIST_KEY, parse_log_list
 from certstream.ct.signatures import spki_of
 from certstream.ct.types import LogInfo
 from certstream.live.tailer import Start
 from certstream.metrics import Metrics
+from certstream.terminal import cells_of
 from tests.ct.log_list_support import APPLE, DATA, GOOGLE, SIGNER, classic, document, listed, text, tiled
 
 NOW_MS = int(datetime.fromisoformat("2026-08-21T00:00:00Z").timestamp() * 1000)
@@ -62,6 +63,13 @@ def test_the_followed_logs_stand_with_state_position_end_and_list() -> None:
     assert [row[4] for row in shown[1:]] == ["0", "0", "1,234", "head"]
     made = json.loads(logs_json([GOOD], CHOICE, [OWN], POSITIONS))
     assert [each["position"] for each in made["followed"]] == [0, None, 1_234, None]
+
+
+def test_columns_stand_below_each_other_also_where_names_are_wide() -> None:
+    wide = LogInfo("漢字 é", "https://wide.example.com/", "rfc6962", "me")
+    shown = logs_text([], LogChoice(), [OWN, wide])
+    before = {cells_of(line.partition("https://")[0]) for line in shown.splitlines() if "https://" in line}
+    assert len(before) == 1
 
 
 def test_the_other_logs_stand_with_the_reason() -> None:
