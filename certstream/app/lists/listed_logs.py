@@ -221,8 +221,7 @@ class ListedLogs:
 
     def _of_lists(self, config: Config, configured: Sequence[FollowedLog]) -> list[FollowedLog]:
         if self._lists is None or not follows_lists(config):
-            self._listed = {}
-            self._departures.keep([], "")
+            self._wish, self._listed = "", {}  # those that are left stay known, for when lists are followed again
             return []
         chosen, wish = self._lists.choice.chosen, wish_of(config)
         had = had_lists(self._lists.statuses())

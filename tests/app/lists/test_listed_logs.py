@@ -135,6 +135,24 @@ async def test_a_log_that_is_left_stays_until_it_is_read_and_comes_back_as_it_wa
             await it.until(lambda: it.names() == ["Log 2"])
 
 
+async def test_logs_that_are_left_stay_known_while_no_list_is_followed(tmp_path: Path) -> None:
+    async with following(tmp_path) as it:
+        it.publisher.publish(classic(1), classic(2))
+        await it.configure()
+        async with running(it):
+            await it.until(lambda: len(it.wanted) == 2)
+            it.read("Log 1", 5, 10)
+            it.publisher.publish(classic(2))
+            await it.until(lambda: any(log.leaving for log in it.wanted))
+            await it.configure({"enabled": False})
+            assert it.wanted == []
+        await it.configure()
+        assert [(log.info.name, log.leaving) for log in it.wanted] == [("Log 2", False), ("Log 1", True)]
+        it.read("Log 1", 10, 10)
+        it.take()
+        assert it.names() == ["Log 2"]
+
+
 async def test_a_log_that_is_left_and_keeps_failing_is_given_up_until_a_list_has_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
