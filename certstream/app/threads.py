@@ -25,6 +25,7 @@ async def in_thread(work: Callable[[threading.Event], T], stop: asyncio.Event) -
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         cancelled.set()
+        running.add_done_callback(_heard)
         raise
     finally:
         heed.cancel()
@@ -50,6 +51,12 @@ async def holding(lock: Callable[[], FileLock]) -> AsyncIterator[None]:
         finally:  # cancelled once more or not, what was taken is let go
             if not taking.cancelled() and taking.exception() is None:
                 await _ended(asyncio.ensure_future(asyncio.to_thread(taking.result().release)))
+
+
+def _heard(running: asyncio.Future[T]) -> None:
+    """Nobody wants what it raises any more: asyncio does not say then that nobody took it."""
+    if not running.cancelled():
+        running.exception()
 
 
 async def _ended(running: asyncio.Future[T]) -> None:
