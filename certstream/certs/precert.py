@@ -29,6 +29,7 @@ _SIZES: Final = 1 << 12  # headers that are remembered: certificates are of few 
 _SIGNING_PURPOSE: Final = bytes.fromhex(
     "060a2b06010401d679020404"
 )  # Precertificate Signing Certificate (RFC 6962 §3.1)
+_NO_CHAIN: Final = 0
 _AKI_OID: Final = bytes.fromhex("551d23")
 _EXTENDED_KEY_USAGE_OID: Final = bytes.fromhex("551d25")
 _VERSION: Final = 0xA0
@@ -39,13 +40,15 @@ def altered_precertificates(
 ) -> list[int]:
     """Rows whose precertificate is not that of the leaf, ascending; `certs` are the certificates of all the batches.
 
-    `issuer` gives the DER of the first certificate of a row's chain, None where it is not known; it is asked for few
-    rows. What cannot be read counts as altered, but where the leaf holds the very same bytes: the hash covers them all.
+    `issuer` gives the DER of the first certificate of a row's chain, None where it is not known; it is asked for one
+    row of each issuer, and few others. What cannot be read counts as altered, but where the leaf holds the very same
+    bytes: the hash covers them all.
     """
     is_precert = [batch.entry_type == PRECERT_ENTRY for batch in batches]
     rows = np.flatnonzero(np.concatenate(is_precert))
     leaf = np.concatenate([batch.leaf.start - len(batch.leaf_prefix) for batch in batches])[rows] + _TBS_OFFSET
-    columns = rows, leaf, _is_usual(certs, rows), *_pieces(certs, rows)
+    usual = _is_usual(certs, rows) & ~_by_signing_certificates(batches, is_precert, rows, issuer)
+    columns = rows, leaf, usual, *_pieces(certs, rows)
     precerts = zip(*(column.tolist() for column in columns), strict=True)
     found: list[int] = []
     for batch, chosen in zip(batches, is_precert, strict=True):
@@ -76,6 +79,36 @@ def _doubtful(cert: bytes, data: bytes, precerts: Iterable[tuple[Any, ...]]) -> 
             at,
         )
     ]  # fmt: skip
+
+
+def _by_signing_certificates(
+    batches: Sequence[EntryBatch],
+    is_precert: Sequence[BoolArray],
+    rows: Int64Array,
+    issuer: Callable[[int], bytes | None],
+) -> BoolArray:
+    """Which rows Precertificate Signing Certificates signed: their leaves hold other names than they do."""
+    marks = np.concatenate([_issuer_marks(batch, chosen) for batch, chosen in zip(batches, is_precert, strict=True)])
+    row_of = dict(zip(marks.tolist(), rows.tolist(), strict=True))
+    row_of.pop(_NO_CHAIN, None)
+    signers = [mark for mark, row in row_of.items() if (signer := issuer(row)) and _signs_precertificates(signer)]
+    return np.isin(marks, signers)
+
+
+def _issuer_marks(batch: EntryBatch, chosen: BoolArray) -> Int64Array:
+    """Eight bytes of each chosen entry's chain by which issuers are told apart, _NO_CHAIN where there is none.
+
+    Nobody gains by an issuer that has the bytes of another: no hash covers a chain, which may be any as well.
+    """
+    start, stop = batch.chain.start[chosen], batch.chain.stop[chosen]
+    words = der.Octets(batch.data).words
+    at = start
+    if batch.log.kind != "static":  # the last bytes of the first certificate, which are of its signature
+        size = words[np.minimum(start, len(words) - 1)]
+        size = (size & 0xFF) << 16 | size & 0xFF00 | (size >> 16) & 0xFF
+        at = np.minimum(start + _LENGTH_BYTES + size, stop) - words.itemsize
+    marks: Int64Array = np.where(start < stop, words[np.clip(at, 0, len(words) - 1)], _NO_CHAIN)
+    return marks
 
 
 def _is_usual(certs: Certificates, rows: Int64Array) -> BoolArray:
@@ -205,6 +238,8 @@ def _oid(certificate: bytes, extension: Element) -> bytes | None:
 
 
 def _signs_precertificates(certificate: bytes) -> bool:
+    if _SIGNING_PURPOSE not in certificate:
+        return False
     tbs = _tbs(certificate) or []
     usages = [
         each for each in _extensions(certificate, tbs) or () if _oid(certificate, each) == _EXTENDED_KEY_USAGE_OID

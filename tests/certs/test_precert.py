@@ -21,6 +21,7 @@ from certstream.certs.precert import altered_precertificates, expected_tbs
 from certstream.ct.rfc6962 import frame_entries, split_chain
 from certstream.ct.static_ct import parse_data_tile
 from certstream.ct.types import PRECERT_ENTRY, EntryBatch, LogInfo, slice_batch
+from certstream.simulator.entries import RawEntry, tile_leaf_of
 from certstream.simulator.log import SimulatedLog
 
 CLASSIC = LogInfo("log", "https://log.example/", "rfc6962", "log")
@@ -83,6 +84,30 @@ def test_a_precertificate_signing_certificate_gives_its_issuer(log: SimulatedLog
     assert signed
     certs = Certificates(entries.cert.slices(entries.data))
     assert altered_precertificates([entries], certs, lambda row: None) == signed
+
+
+def test_a_leaf_that_names_a_precertificate_signing_certificate_is_altered(log: SimulatedLog) -> None:
+    """The precertificate without its poison is the leaf's, but its issuer is not the one that it must be there."""
+    rows = [row for row in range(900, 1_400) if log.entry(row).entry_type == PRECERT_ENTRY][:256]
+    raw = []
+    for entry in map(log.entry, rows):
+        tbs = expected_tbs(entry.der, None) or b""
+        raw.append(RawEntry(entry.leaf_input[:44] + len(tbs).to_bytes(3) + tbs + bytes(2), entry.extra_data))
+    signed = [at for at, row in enumerate(rows) if is_signed(log, row)]
+    assert signed
+    assert altered(classic([(each.leaf_input, each.extra_data) for each in raw])) == signed
+    issuers = {hashlib.sha256(der).digest(): der for row in rows for der in log.entry(row).chain}
+    tile = parse_data_tile(TILED, 0, b"".join(map(tile_leaf_of, raw)), issuers).batch
+    assert decode(tile, 0.0).altered_precertificates() == signed
+
+
+def test_issuers_of_chains_without_any_bytes_are_none(log: SimulatedLog) -> None:
+    """Neither a chain that is empty, nor one that is cut, is read beyond its end."""
+    row = next(row for row in range(400) if log.entry(row).entry_type == PRECERT_ENTRY and not is_signed(log, row))
+    leaf, der = log.entry(row).leaf_input, log.entry(row).der
+    head = len(der).to_bytes(3) + der
+    chains = [b"", b"\x00\x00\x01\x30", b"\x00\x00\x02\x30\x00"]
+    assert altered(classic([(leaf, head + len(chain).to_bytes(3) + chain) for chain in chains])) == []
 
 
 def test_an_exchanged_precertificate_is_found_and_no_other_is(log: SimulatedLog) -> None:
