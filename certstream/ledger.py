@@ -131,9 +131,9 @@ class Ledger:
     def note(self, trusts: Mapping[str, Trust], *, fresh: Mapping[str, Intervals] | None = None) -> None:
         """Add what was found, by base_url; durable when it returns.
 
-        What is verified now is not tainted any more, and the other way round. Rows of `fresh` were inserted since the
-        last call: what was known at these indices is of rows that are gone, and is forgotten. Raises StorageError: then
-        what was known before is known still.
+        What is verified now is not tainted any more, and the other way round. What was known at the indices of `fresh`
+        is forgotten: their rows were inserted since the last call, so that it is of rows that are gone, or all of it
+        was found anew. Raises StorageError: then what was known before is known still.
         """
         inserted = fresh or {}
         known = self._before() if inserted else {}

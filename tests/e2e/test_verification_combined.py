@@ -101,6 +101,27 @@ async def test_exchanged_precertificates_are_marked_from_the_backfill_over_the_m
     assert (found["altered"], found["verified"]) == (marked, [[0, size]])
 
 
+async def test_a_right_precertificate_is_altered_while_its_signing_certificate_cannot_be_had_and_until_verify(
+    tmp_path: Path, simulate: Simulate
+) -> None:
+    log, altered = exchanged("static")
+    await simulate(log)
+    info = log.info("static")
+    write_state(tmp_path, {info.base_url: log.tree_size})
+    options = options_of([info], "enforce")
+    log.faults.add(Fault(FaultKind.MISSING_ISSUER))
+    assert (await run(tmp_path, options, "--backfill", "--from", "0")).code == 0
+    found = await coverage(tmp_path, options, info)
+    marked = [index for start, stop in found["altered"] for index in range(start, stop)]
+    assert {*altered} < {*marked}
+    log.faults.clear()
+    done = await run(tmp_path, options, "--verify")
+    assert (done.code, done.only("verification complete")["records_verified"]) == (0, len(marked))
+    found = await coverage(tmp_path, options, info)
+    assert found["altered"] == [[index, index + 1] for index in altered]
+    assert found["verified"] == [[0, log.tree_size]]
+
+
 def own_modes(options: dict[str, Any], **modes: str) -> dict[str, Any]:
     """The same configuration with a mode of their own for these logs."""
     for entry in (*options["custom_logs"], *options["static_logs"]):

@@ -23,7 +23,6 @@ from certstream.archive.coverage import LookCancelledError
 from certstream.archive.table import Table
 from certstream.backfill.destination import Written
 from certstream.backfill.planner import LogPlan, Plan
-from certstream.backfill.report import aligned, printable
 from certstream.backfill.result import FailedRange, Result
 from certstream.backfill.run import Backfill, BackfillSettings
 from certstream.backfill.verify import Verification
@@ -37,6 +36,7 @@ from certstream.ledger import Ledger, Trust, ledger_beside
 from certstream.metrics import Metrics
 from certstream.progress import Progress
 from certstream.signals import Signals
+from certstream.terminal import aligned, printable
 
 _NOTHING: Final = "nothing to verify"
 _NO_KEY: Final = "the log's key is not known"
@@ -88,7 +88,7 @@ class Comparison:
     def commit(self) -> Written:
         """Make what was found durable. Raises StorageError."""
         found, self._found = self._found, {}
-        self._ledger.note(found)
+        self._ledger.note(found, fresh={url: trust.verified for url, trust in found.items()})
         self._forget_dropped(found)
         verified = sum(trust.verified.count for trust in found.values())
         tainted = sum(trust.tainted.count for trust in found.values())
@@ -179,8 +179,13 @@ def _survey(
     comparison = Comparison(root, cancelled, ending=ending)
     archived, known = comparison.rows.covered(), Ledger(ledger_beside(root)).read()
     urls = [each.info.base_url for each in logs if each.verification != "off"]
-    todo = {url: archived.of(url) - known.get(url, Trust()).verified for url in urls}
+    todo = {url: _left(archived.of(url), known.get(url, Trust())) for url in urls}
     return {url: indices for url, indices in todo.items() if len(indices)}, comparison
+
+
+def _left(archived: Intervals, known: Trust) -> Intervals:
+    """What is to be read: also altered precertificates, as their issuers may be known now."""
+    return (archived - known.verified) | (archived & known.altered)
 
 
 async def _read_again(
@@ -230,4 +235,4 @@ def unverified_table(unverified: Sequence[Unverified]) -> str:
         ]
         if len(ranges) > _LINES:
             rows.append((printable(log.name), f"and {len(ranges) - _LINES:,} more ranges", ""))
-    return aligned(rows)
+    return aligned(rows, figures_from=2)
