@@ -1,8 +1,9 @@
-"""How much room text takes on a terminal."""
+"""What text does to a terminal: the room it takes, and what it could steer."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 
 def cells_of(text: str) -> int:
@@ -25,6 +26,20 @@ def cut_to(text: str, most: int) -> str:
 def printable(text: str) -> str:
     """The text with a question mark for each character that could steer a terminal, or show nothing."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def aligned(rows: Sequence[tuple[str, ...]], *, figures_from: int | None = None) -> str:
+    """Lines with columns of equal width, two spaces between them; those from `figures_from` on stand to the right."""
+    widths = [max(map(cells_of, column)) for column in zip(*rows, strict=True)]
+    return "".join(f"{_line(row, widths, figures_from)}\n" for row in rows)
+
+
+def _line(row: tuple[str, ...], widths: list[int], figures_from: int | None) -> str:
+    cells = []
+    for at, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        room = " " * (width - cells_of(cell))
+        cells.append(cell + room if figures_from is None or at < figures_from else room + cell)
+    return "  ".join(cells).rstrip()
 
 
 def _cells(character: str) -> int:

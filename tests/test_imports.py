@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "state_file": {"durable", "errors", "locks", "permissions"},
     "client": {*_DECODING, "durable", "evidence", "metrics", "permissions"},
     "live": _READING,
-    "backfill": {*_READING, "archive_metrics", "evidence", "intervals", "ledger", "progress"},
+    "backfill": {*_READING, "archive_metrics", "evidence", "intervals", "ledger", "progress", "terminal"},
     "stream": {"errors", "metrics"},
     "serve": {"errors", "metrics", "stream"},
     "archive": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Final, Protocol
 
@@ -10,6 +9,7 @@ import structlog
 
 from certstream.backfill.planner import LogPlan, Plan
 from certstream.backfill.result import Result
+from certstream.terminal import aligned, printable
 
 NOTHING: Final = "nothing to backfill"
 _FAILED_LINES: Final = 20  # per log
@@ -56,7 +56,7 @@ def plan_table(plan: Plan, *, bytes_per_row: float, free_bytes: int) -> str:
         return f"{skipped}{NOTHING}\n"
     size_bytes = round(plan.indices * bytes_per_row)
     total = ("total", "", *_figures(plan.ranges, plan.item_count, plan.indices, bytes_per_row))
-    table = aligned([_HEADINGS, *(_row(log, bytes_per_row) for log in busy), total])
+    table = aligned([_HEADINGS, *(_row(log, bytes_per_row) for log in busy), total], figures_from=2)
     free = f"free disk space: {_size(free_bytes)} ({free_bytes:,} bytes)\n"
     if size_bytes > free_bytes:
         free += f"not enough: about {_size(size_bytes - free_bytes)} more are needed\n"
@@ -134,27 +134,9 @@ def _figures(ranges: int, items: int, indices: int, bytes_per_row: float) -> tup
     return f"{ranges:,}", f"{items:,}", f"{indices:,}", _size(indices * bytes_per_row)
 
 
-def aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns of equal width: the first two to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            cell.ljust(width) if at < 2 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
-    return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
 def _size(size_bytes: float) -> str:
     """Rounded, in the largest unit that leaves a whole number before the point."""
     power = 0
     while size_bytes >= 1024 and power < len(_UNITS) - 1:
         size_bytes, power = size_bytes / 1024, power + 1
     return f"{size_bytes:.1f} {_UNITS[power]}" if power else f"{size_bytes:.0f} {_UNITS[0]}"
-
-
-def printable(text: str) -> str:
-    """Without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

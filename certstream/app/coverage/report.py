@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from certstream.intervals import Intervals, shown_range
+from certstream.terminal import printable
 
 _WIDTH: Final = 100
 _KINDS: Final = (
@@ -95,7 +96,7 @@ class CoverageReport:
         return "\n".join([*blocks, "".join(f"{line}\n" for line in (f"all logs: {len(self.logs)}", *rows))])
 
     def _block(self, log: LogCoverage) -> str:
-        lines = [_printable(log.url) if log.name is None else f"{_printable(log.name)}  {_printable(log.url)}"]
+        lines = [printable(log.url) if log.name is None else f"{printable(log.name)}  {printable(log.url)}"]
         if log.name is None:
             lines.append("  is not configured")
         for kind in self._kinds():
@@ -138,7 +139,3 @@ def _texts(intervals: Intervals) -> Iterator[str]:
 def _nth_stop(intervals: Intervals) -> int:
     """No more than twenty have room: of a hundred thousand the others need not be looked at."""
     return int(intervals.stop[:20][-1]) if len(intervals) else 0
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -12,8 +12,8 @@ from typing import Final
 import uvloop
 
 from certstream.app.lists.beginnings import MEMBER, Beginnings
-from certstream.app.lists.list_logs import logs_json, logs_text
 from certstream.app.lists.listed_logs import had_lists, wish_of
+from certstream.app.lists.listing import logs_json, logs_text
 from certstream.app.lists.log_keys import with_keys
 from certstream.app.lists.sources import asks_lists, follows_lists, is_kind_followed, lacks_lists, log_lists
 from certstream.app.settings import FollowedLog, configured_logs, fetch_settings

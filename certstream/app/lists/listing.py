@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from certstream.client.log_list import ListStatus
 from certstream.ct.log_choice import NO_STATE, ChosenLog, LogChoice, OmittedLog
 from certstream.ct.types import LogInfo
 from certstream.live.tailer import Start
-from certstream.terminal import cells_of, printable
+from certstream.terminal import aligned, printable
 
 _CONFIGURED = "configuration"  # where a log is from that no list brought
 _NONE = "-"
@@ -48,7 +48,7 @@ def logs_text(
         ("followed", ("NAME", "OPERATOR", "KIND", "STATE", "NEXT", "UP TO", "LIST", "URL"), followed),
         ("not followed", ("NAME", "OPERATOR", "STATE", "LIST", "WHY"), [_omitted_row(each) for each in choice.omitted]),
     )  # fmt: skip
-    return "\n".join(f"{title}: {len(rows)}\n{_aligned([heads, *rows])}" for title, heads, rows in tables if rows)
+    return "\n".join(f"{title}: {len(rows)}\n{aligned([heads, *rows])}" for title, heads, rows in tables if rows)
 
 
 def logs_json(
@@ -161,15 +161,3 @@ def _age(age_s: float) -> str:
     """In the largest unit that it holds once: 3 h ago."""
     size, unit = next(((size, unit) for size, unit in _AGES if age_s >= size), _AGES[-1])
     return f"{int(age_s // size)} {unit} ago"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns of equal width, two spaces between them."""
-    return "".join(f"{line}\n" for line in _lines(rows))
-
-
-def _lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(cells_of, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell + " " * (width - cells_of(cell)) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()

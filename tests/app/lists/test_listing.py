@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from certstream.app.lists.list_logs import logs_json, logs_text
+from certstream.app.lists.listing import logs_json, logs_text
 from certstream.app.lists.sources import APPLE_LIST, GOOGLE_LIST, list_sources, lists_directory, log_selection
 from certstream.client.http import FetchSettings, HttpClient
 from certstream.client.log_list import ListStatus, LogLists
