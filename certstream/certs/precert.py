@@ -29,6 +29,7 @@ _SIZES: Final = 1 << 12  # headers that are remembered: certificates are of few 
 _SIGNING_PURPOSE: Final = bytes.fromhex(
     "060a2b06010401d679020404"
 )  # Precertificate Signing Certificate (RFC 6962 §3.1)
+_ISSUERS: Final = 1 << 8  # remembered, each with its bytes
 _NO_CHAIN: Final = 0
 _AKI_OID: Final = bytes.fromhex("551d23")
 _EXTENDED_KEY_USAGE_OID: Final = bytes.fromhex("551d25")
@@ -89,9 +90,9 @@ def _by_signing_certificates(
 ) -> BoolArray:
     """Which rows Precertificate Signing Certificates signed: their leaves hold other names than they do."""
     marks = np.concatenate([_issuer_marks(batch, chosen) for batch, chosen in zip(batches, is_precert, strict=True)])
-    row_of = dict(zip(marks.tolist(), rows.tolist(), strict=True))
-    row_of.pop(_NO_CHAIN, None)
-    signers = [mark for mark, row in row_of.items() if (signer := issuer(row)) and _signs_precertificates(signer)]
+    found, first = np.unique(marks, return_index=True)
+    issuers = ((mark, issuer(row)) for mark, row in zip(found.tolist(), rows[first].tolist(), strict=True))
+    signers = [mark for mark, der in issuers if mark != _NO_CHAIN and der is not None and _signs_precertificates(der)]
     return np.isin(marks, signers)
 
 
@@ -237,6 +238,7 @@ def _oid(certificate: bytes, extension: Element) -> bytes | None:
     return None if oid is None or oid.tag != der.OID else certificate[oid.start : oid.stop]
 
 
+@lru_cache(_ISSUERS)
 def _signs_precertificates(certificate: bytes) -> bool:
     if _SIGNING_PURPOSE not in certificate:
         return False
