@@ -91,8 +91,9 @@ def _by_signing_certificates(
     """Which rows Precertificate Signing Certificates signed: their leaves hold other names than they do."""
     marks = np.concatenate([_issuer_marks(batch, chosen) for batch, chosen in zip(batches, is_precert, strict=True)])
     found, first = np.unique(marks, return_index=True)
-    issuers = ((mark, issuer(row)) for mark, row in zip(found.tolist(), rows[first].tolist(), strict=True))
-    signers = [mark for mark, der in issuers if mark != _NO_CHAIN and der is not None and _signs_precertificates(der)]
+    row_of = dict(zip(found.tolist(), rows[first].tolist(), strict=True))
+    row_of.pop(_NO_CHAIN, None)
+    signers = [mark for mark, row in row_of.items() if (signer := issuer(row)) and _signs_precertificates(signer)]
     return np.isin(marks, signers)
 
 
