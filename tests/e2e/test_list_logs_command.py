@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from certstream.app.lists.departures import Departures
+from certstream.app.lists.listed_logs import wish_of
+from certstream.app.settings import FollowedLog
+from certstream.config import Config
+from certstream.ct.types import LogInfo
+from certstream.state import StateStore
 from tests.client.log_list_support import Publisher, publishing
 from tests.ct.log_list_support import Raw, classic, tiled
 from tests.e2e.command_support import Command, run, write_state
@@ -47,6 +56,30 @@ async def test_it_shows_what_is_followed_from_where_and_why_others_are_not(tmp_p
     assert [(log["name"], log["reason"]) for log in document["not_followed"]] == [("Log 3", "is rejected")]
     assert [(each["name"], each["version"], each["signed"]) for each in document["lists"]] == [("ours", "7.5", True)]
     assert not (tmp_path / "log_lists").exists(), "what is kept is the service's"
+
+
+async def test_a_log_that_no_list_has_any_more_is_shown_until_it_is_read(tmp_path: Path) -> None:
+    async with publishing() as publisher:
+        publish(publisher)
+        options = listing(publisher)
+        key = base64.b64decode(classic(9)["key"])
+        info = LogInfo("Log 9", "https://ct.example.com/9/", "rfc6962", "o", key, hashlib.sha256(key).digest())
+        with closing(StateStore(tmp_path / "certstream_state.json")) as state:
+            state.open()
+            state.begin(info.base_url, 5, 1_010)
+            Departures(state).keep([FollowedLog(info, start="beginning")], wish_of(Config.model_validate(options)))
+        shown = await run(tmp_path, options, FLAG)
+        document = json.loads((await run(tmp_path, options, FLAG, "--json")).stdout)
+        with closing(StateStore(tmp_path / "certstream_state.json")) as state:
+            state.open()
+            state.advance(info.base_url, 1_010, 1_010, 1)
+        after = json.loads((await run(tmp_path, options, FLAG, "--json")).stdout)
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("Log 9 ")]
+    assert line.split()[2:] == ["o", "rfc6962", "left", "5", "1,010", "-", "https://ct.example.com/9/"]
+    left = document["followed"][-1]
+    assert [left[name] for name in ("name", "state", "list", "position", "stop")] == ["Log 9", "left", None, 5, 1_010]
+    assert len({tuple(each) for each in document["followed"]}) == 1  # the same members in each
+    assert [log["name"] for log in after["followed"]] == ["Log 1", "Log 2"]
 
 
 async def test_a_protocol_that_is_off_is_named_as_the_reason(tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
-from certstream.app.lists.beginnings import MEMBER, Beginnings
+from certstream.app.lists.beginnings import MEMBER as BEGINNINGS
+from certstream.app.lists.beginnings import Beginnings
+from certstream.app.lists.departures import MEMBER as DEPARTURES
+from certstream.app.lists.departures import Departures, is_read, others
 from certstream.app.lists.listed_logs import had_lists, wish_of
-from certstream.app.lists.listing import logs_json, logs_text
+from certstream.app.lists.listing import LeavingLog, logs_json, logs_text
 from certstream.app.lists.log_keys import with_keys
 from certstream.app.lists.sources import asks_lists, follows_lists, is_kind_followed, lacks_lists, log_lists
 from certstream.app.settings import FollowedLog, configured_logs, fetch_settings
@@ -22,10 +25,11 @@ from certstream.client.http import HttpClient
 from certstream.client.log_list import ListStatus, LogLists
 from certstream.config import Config, LoadedConfig
 from certstream.ct.log_choice import LogChoice, OmittedLog
+from certstream.ct.types import LogInfo
 from certstream.live.tailer import Start
 from certstream.metrics import Metrics
 from certstream.signals import Signals
-from certstream.state import StateStore, read_member, read_positions
+from certstream.state import LogPosition, StateStore, read_member, read_positions
 
 _NO_LIST: Final = (
     "No log list can be had, so no log is followed. Let this machine reach what the table names, or give lists in "
@@ -54,31 +58,55 @@ async def _list_logs(config: Config, *, as_json: bool) -> int:
         keyed = configured if lists is None else with_keys(configured, lists.find)
         choice = _followed(config, lists.choice) if lists is not None and follows_lists(config) else LogChoice()
         statuses = [] if lists is None else lists.statuses()
-    infos, positions = [log.info for log in keyed], _positions(config)
+    infos, known = [log.info for log in keyed], _positions(config)
+    positions = {url: position.current_index for url, position in known.items()}
+    state = _kept_state(config)
+    leaving = _leaving(config, state, [*infos, *(each.info for each in choice.chosen)], known)
     if as_json:
-        print(logs_json(statuses, choice, infos, positions), end="")
+        print(logs_json(statuses, choice, infos, positions, leaving), end="")
     else:
-        print(logs_text(statuses, choice, infos, positions, _starts(config, keyed, statuses, choice)), end="")
+        starts = _starts(config, state, keyed, statuses, choice)
+        print(logs_text(statuses, choice, infos, positions, starts, leaving), end="")
     if configured or (statuses and not lacks_lists(statuses)):
         return 0
     print(_NO_LIST if statuses else _NO_LOGS, file=sys.stderr)
     return 1
 
 
-def _positions(config: Config) -> dict[str, int]:
-    """Which entry of each log is read next, as the state file has it. Raises StateError where it cannot be read."""
+def _positions(config: Config) -> dict[str, LogPosition]:
+    """How far each log is read, as the state file has it. Raises StateError where it cannot be read."""
     path = config.ct_log.state_file
-    positions = {} if path is None else read_positions(Path(path))
-    return {url: position.current_index for url, position in positions.items()}
+    return {} if path is None else read_positions(Path(path))
+
+
+def _kept_state(config: Config) -> StateStore:
+    """What the state file says of the lists; what is decided now is not kept. Raises StateError likewise."""
+    state, path = StateStore(None), config.ct_log.state_file
+    if path is not None:
+        for name in (BEGINNINGS, DEPARTURES):
+            state.set_member(name, read_member(Path(path), name))
+    return state
+
+
+def _leaving(
+    config: Config, state: StateStore, followed: Sequence[LogInfo], positions: Mapping[str, LogPosition]
+) -> list[LeavingLog]:
+    """The logs that no list has any more, and that are not read to their last heads."""
+    if not follows_lists(config):
+        return []
+    logs = Departures(state).known(wish_of(config), config.ct_log.verification)
+    left = [(log.info, positions.get(log.info.base_url)) for log in others(logs, followed).values()]
+    return [(info, position.tree_size) for info, position in left if position is not None and not is_read(position)]
 
 
 def _starts(
-    config: Config, configured: Sequence[FollowedLog], statuses: Sequence[ListStatus], choice: LogChoice
+    config: Config,
+    state: StateStore,
+    configured: Sequence[FollowedLog],
+    statuses: Sequence[ListStatus],
+    choice: LogChoice,
 ) -> dict[str, Start]:
-    """Where the service would begin with each log that it has not read yet. Raises StateError likewise."""
-    path = config.ct_log.state_file
-    state = StateStore(None)  # what is decided now is not kept
-    state.set_member(MEMBER, None if path is None else read_member(Path(path), MEMBER))
+    """Where the service would begin with each log that it has not read yet."""
     found = Beginnings(state).of(choice.chosen, had_lists(statuses), wish_of(config))
     listed: dict[str, Start] = {each.info.base_url: found[each.log.log_id] for each in choice.chosen}
     return {**listed, **{log.info.base_url: log.start for log in configured}}

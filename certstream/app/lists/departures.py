@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import pybase64
@@ -12,9 +12,10 @@ from certstream.app.settings import MMD_S, FollowedLog
 from certstream.config.logs import Verification
 from certstream.ct.log_list import MAX_LISTED_LOGS
 from certstream.ct.types import LogInfo
-from certstream.state import StateStore
+from certstream.ct.urls import url_identity
+from certstream.state import LogPosition, StateStore
 
-_MEMBER: Final = "leaving_logs"
+MEMBER: Final = "leaving_logs"
 _TEXTS: Final = ("name", "url", "kind", "operator", "key")
 
 
@@ -30,16 +31,28 @@ class Departures:
 
     def keep(self, logs: Collection[FollowedLog], wanted: str) -> None:
         """Let these be all of them; `wanted` says in one text what is wanted of the lists."""
-        if logs or self._state.member(_MEMBER) is not None:
+        if logs or self._state.member(MEMBER) is not None:
             kept = [_entry(log) for log in logs if log.info.key is not None][:MAX_LISTED_LOGS]
-            self._state.set_member(_MEMBER, {"wanted": wanted, "logs": kept})
+            self._state.set_member(MEMBER, {"wanted": wanted, "logs": kept})
 
     def known(self, wanted: str, verification: Verification) -> dict[bytes, FollowedLog]:
         """Those that are kept, by log id; none where something else is wanted of the lists than then."""
-        member = self._state.member(_MEMBER)
+        member = self._state.member(MEMBER)
         if not isinstance(member, dict) or member.get("wanted") != wanted or not isinstance(member.get("logs"), list):
             return {}
         return dict(_read(member["logs"], verification))
+
+
+def others(logs: Mapping[bytes, FollowedLog], followed: Collection[LogInfo]) -> dict[bytes, FollowedLog]:
+    """Those of the logs, by log id, that are none of the followed ones, by id or URL."""
+    ids = {info.log_id for info in followed}
+    urls = {url_identity(info.url) for info in followed}  # a log whose key is not known has no id
+    return {log_id: log for log_id, log in logs.items() if log_id not in ids and url_identity(log.info.url) not in urls}
+
+
+def is_read(position: LogPosition | None) -> bool:
+    """Whether a log that stands there is read to its last head."""
+    return position is None or position.current_index >= position.tree_size
 
 
 def _entry(log: FollowedLog) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import pybase64
 import structlog
 
 from certstream.app.lists.beginnings import Beginnings
-from certstream.app.lists.departures import Departures
+from certstream.app.lists.departures import Departures, is_read, others
 from certstream.app.lists.log_keys import with_keys
 from certstream.app.lists.sources import (
     asks_lists,
@@ -32,7 +32,6 @@ from certstream.client.log_list_source import ListSource
 from certstream.config import Config
 from certstream.ct.log_list import ListedLog
 from certstream.ct.types import LogInfo
-from certstream.ct.urls import url_identity
 from certstream.metrics import LogState
 from certstream.state import StateStore
 
@@ -234,7 +233,7 @@ class ListedLogs:
         if not self._wish:  # the first look of this process
             self._wish, self._listed = wish, self._departures.known(wish, config.ct_log.verification)
         if wish == self._wish:
-            gone = self._gone(listed, configured)
+            gone = others(self._listed, [log.info for log in (*listed.values(), *configured)])
             listed |= self._leaving(gone) if had >= self._had else gone  # for want of a list no log disappears
             had |= self._had
         self._wish, self._had, self._listed = wish, had, listed
@@ -248,26 +247,13 @@ class ListedLogs:
             logger.warning("no log is followed: the log lists have none that is wanted, --list-logs says why")
         self._is_none_said = is_none
 
-    def _gone(self, listed: Collection[bytes], configured: Sequence[FollowedLog]) -> dict[bytes, FollowedLog]:
-        ids = {*listed, *(log.info.log_id for log in configured)}
-        urls = {url_identity(log.info.url) for log in configured}  # a log whose key is not known has no id
-        return {
-            log_id: log
-            for log_id, log in self._listed.items()
-            if log_id not in ids and url_identity(log.info.url) not in urls
-        }
-
     def _leaving(self, gone: Mapping[bytes, FollowedLog]) -> dict[bytes, FollowedLog]:
         """Of the logs that no list has any more, those that are not read to their last head."""
         return {
             log_id: replace(log, leaving=True)
             for log_id, log in gone.items()
-            if log_id not in self._given_up and not self._is_read(log)
+            if log_id not in self._given_up and not is_read(self._state.position(log.info.base_url))
         }
-
-    def _is_read(self, log: FollowedLog) -> bool:
-        position = self._state.position(log.info.base_url)
-        return position is None or position.current_index >= position.tree_size
 
 
 def had_lists(statuses: Sequence[ListStatus]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 import pybase64
@@ -16,12 +16,15 @@ from certstream.live.tailer import Start
 from certstream.terminal import aligned, printable
 
 _CONFIGURED = "configuration"  # where a log is from that no list brought
+_LEFT = "left"  # the state of a log that no list has any more
 _NONE = "-"
 # What only a list says of a log
 _LISTED = (
     "state", "list", "log_type", "mmd_s", "stop", "final_root_hash", "interval_start_ms", "interval_stop_ms",
     "poll_interval_s",
 )  # fmt: skip
+LeavingLog: TypeAlias = tuple[LogInfo, int]  # and the index before which it is read
+
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))  # seconds, unit
 
 
@@ -31,8 +34,9 @@ def logs_text(
     configured: Sequence[LogInfo] = (),
     positions: Mapping[str, int] | None = None,
     starts: Mapping[str, Start] | None = None,
+    leaving: Sequence[LeavingLog] = (),
 ) -> str:
-    """Three tables: the lists, the logs that are read (`configured` ones first), the logs that are not.
+    """Three tables: the lists, the logs that are read (`configured` ones first, `leaving` last), those that are not.
 
     `positions` are the indices that are read next, by base_url; a log without one was not read yet, and
     `starts` says where it begins.
@@ -41,6 +45,7 @@ def logs_text(
     followed = [
         *(_configured_row(info, known.get(info.base_url)) for info in configured),
         *(_chosen_row(each, known.get(each.info.base_url)) for each in choice.chosen),
+        *(_leaving_row(info, stop, known.get(info.base_url)) for info, stop in leaving),
     ]
     tables = (
         ("log lists", ("LIST", "LOGS", "VERSION", "PUBLISHED", "CHECKED", "SIGNED", "FROM", "TROUBLE"),
@@ -56,12 +61,14 @@ def logs_json(
     choice: LogChoice,
     configured: Sequence[LogInfo] = (),
     positions: Mapping[str, int] | None = None,
+    leaving: Sequence[LeavingLog] = (),
 ) -> str:
     """The same for programs: one object with `lists`, `followed` and `not_followed`; times in Unix ms, ages in s."""
     known = positions or {}
     followed = [
-        *((info, _configured_json(info)) for info in configured),
+        *((info, {**_unlisted_json(info), "list": _CONFIGURED}) for info in configured),
         *((each.info, _chosen_json(each)) for each in choice.chosen),
+        *((info, {**_unlisted_json(info), "state": _LEFT, "stop": stop}) for info, stop in leaving),
     ]
     document = {
         "lists": list(lists),
@@ -107,6 +114,11 @@ def _chosen_row(chosen: ChosenLog, position: Start | None) -> tuple[str, ...]:
     return (log.name, log.operator, log.kind, state, _next(position), stop, chosen.source, log.url)
 
 
+def _leaving_row(info: LogInfo, stop: int, position: Start | None) -> tuple[str, ...]:
+    name, operator = printable(info.name), printable(info.operator)
+    return (name, operator, info.kind, _LEFT, _next(position), _count(stop), _NONE, printable(info.url))
+
+
 def _count(number: int | None) -> str:
     return _NONE if number is None else f"{number:,}"
 
@@ -116,8 +128,8 @@ def _omitted_row(log: OmittedLog) -> tuple[str, ...]:
     return (log.name or log.url or _NONE, log.operator or _NONE, log.state or NO_STATE, log.source, why)
 
 
-def _configured_json(info: LogInfo) -> dict[str, Any]:
-    return {**_info_json(info), **dict.fromkeys(_LISTED), "list": _CONFIGURED}
+def _unlisted_json(info: LogInfo) -> dict[str, Any]:
+    return {**_info_json(info), **dict.fromkeys(_LISTED)}
 
 
 def _chosen_json(chosen: ChosenLog) -> dict[str, Any]:

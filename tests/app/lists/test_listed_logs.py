@@ -187,6 +187,18 @@ async def test_a_log_that_is_left_and_then_configured_is_followed_once(tmp_path:
             assert [log.leaving for log in it.wanted] == [False, False]
 
 
+async def test_a_url_at_which_another_log_stands_is_followed_once(tmp_path: Path) -> None:
+    async with following(tmp_path) as it:
+        it.publisher.publish(classic(1))
+        await it.configure()
+        async with running(it):
+            await it.until(lambda: it.names() == ["Log 1"])
+            it.read("Log 1", 5, 10)
+            it.publisher.publish(classic(2, url=f"{URL}/1/"))
+            await it.until(lambda: "Log 2" in it.names())
+            assert [(log.info.name, log.leaving) for log in it.wanted] == [("Log 2", False)]
+
+
 async def test_a_configured_log_gets_its_key_and_keeps_it_when_the_list_forgets_it(tmp_path: Path) -> None:
     mine: dict[str, Any] = {"custom_logs": [{"name": "mine", "url": f"{URL}/1"}]}
     async with following(tmp_path) as it:
