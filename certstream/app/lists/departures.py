@@ -11,8 +11,10 @@ import pybase64
 from certstream.app.settings import MMD_S, FollowedLog
 from certstream.config.logs import Verification
 from certstream.ct.log_list import MAX_LISTED_LOGS
+from certstream.ct.signatures import load_key
 from certstream.ct.types import LogInfo
-from certstream.ct.urls import url_identity
+from certstream.ct.urls import is_log_url, url_identity
+from certstream.errors import ConfigError
 from certstream.state import LogPosition, StateStore
 
 MEMBER: Final = "leaving_logs"
@@ -74,10 +76,11 @@ def _read(entries: list[Any], verification: Verification) -> Iterator[tuple[byte
             continue
         try:
             key = pybase64.b64decode(entry["key"], validate=True)
-        except ValueError:
+            load_key(key)
+        except (ValueError, ConfigError):
             continue
         kind, origin, mmd_s = entry["kind"], entry.get("origin"), entry.get("mmd_s")
-        if kind not in ("rfc6962", "static") or not isinstance(origin, str | None):
+        if kind not in ("rfc6962", "static") or not isinstance(origin, str | None) or not is_log_url(entry["url"]):
             continue
         log_id = hashlib.sha256(key).digest()
         info = LogInfo(entry["name"], entry["url"], kind, entry["operator"], key, log_id, origin)

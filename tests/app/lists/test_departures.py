@@ -59,10 +59,16 @@ def test_what_is_not_of_that_shape_is_no_log(damaged: Any) -> None:
     assert Departures(state).known(ALL, "warn") == {}
 
 
-@pytest.mark.parametrize("change", [{"key": "!"}, {"kind": "other"}, {"origin": 1}, {"url": None}, {"name": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "!"}, {"key": "bm8ga2V5"}, {"kind": "other"}, {"origin": 1}, {"url": None}, {"url": "file:///x"},
+        {"name": 1},
+    ],
+)  # fmt: skip
 def test_a_damaged_entry_is_no_log_and_others_are(change: dict[str, Any]) -> None:
     state = StateStore(None)
     Departures(state).keep([leaving("static"), leaving("static")], ALL)
     member = state.member("leaving_logs")
-    member["logs"][0] |= change
+    member["logs"][1] |= change  # the last one of an id would count
     assert list(Departures(state).known(ALL, "enforce").values()) == [leaving("static")]
