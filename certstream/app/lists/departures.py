@@ -10,9 +10,9 @@ import pybase64
 
 from certstream.app.settings import MMD_S, FollowedLog
 from certstream.config.logs import Verification
-from certstream.ct.log_list import MAX_LISTED_LOGS
+from certstream.ct.log_list import MAX_LISTED_LOGS, FinalTreeHead
 from certstream.ct.signatures import load_key
-from certstream.ct.types import LogInfo
+from certstream.ct.types import HASH_BYTES, MAX_TREE_SIZE, LogInfo
 from certstream.ct.urls import is_log_url, url_identity
 from certstream.errors import ConfigError
 from certstream.state import LogPosition, StateStore
@@ -24,8 +24,9 @@ _TEXTS: Final = ("name", "url", "kind", "operator", "key")
 class Departures:
     """Keeps them in the state file, whose positions say how far each is.
 
-    Kept is {"leaving_logs": {"wanted": text, "logs": [{"name", "url", "kind", "operator", "key", "origin", "mmd_s"}]}};
-    what stands there and is not of that shape counts as no log. Bounded: the first MAX_LISTED_LOGS are kept.
+    Kept is {"leaving_logs": {"wanted": text, "logs": [{"name", "url", "kind", "operator", "key", "origin", "mmd_s",
+    "final"}]}}, where `final` is {"tree_size": n, "root_hash": base64} of a log that takes no more entries, null of
+    others; what stands there and is not of that shape counts as no log. Bounded: the first MAX_LISTED_LOGS are kept.
     """
 
     def __init__(self, state: StateStore) -> None:
@@ -67,7 +68,25 @@ def _entry(log: FollowedLog) -> dict[str, Any]:
         "key": pybase64.b64encode(info.key or b"").decode(),
         "origin": info.origin,
         "mmd_s": log.mmd_s,
+        "final": None if log.final is None else _final_entry(log.final),
     }
+
+
+def _final_entry(final: FinalTreeHead) -> dict[str, Any]:
+    return {"tree_size": final.tree_size, "root_hash": pybase64.b64encode(final.root_hash).decode()}
+
+
+def _final(entry: Any) -> FinalTreeHead | None:
+    """Raises ValueError for what `_final_entry` does not give."""
+    if entry is None:
+        return None
+    size, root_hash = (entry.get("tree_size"), entry.get("root_hash")) if isinstance(entry, dict) else (None, None)
+    if type(size) is not int or not 0 <= size <= MAX_TREE_SIZE or not isinstance(root_hash, str):
+        raise ValueError("no final tree head")
+    root = pybase64.b64decode(root_hash, validate=True)
+    if len(root) != HASH_BYTES:
+        raise ValueError("no root hash")
+    return FinalTreeHead(size, root)
 
 
 def _read(entries: list[Any], verification: Verification) -> Iterator[tuple[bytes, FollowedLog]]:
@@ -77,6 +96,7 @@ def _read(entries: list[Any], verification: Verification) -> Iterator[tuple[byte
         try:
             key = pybase64.b64decode(entry["key"], validate=True)
             load_key(key)
+            final = _final(entry.get("final"))
         except (ValueError, ConfigError):
             continue
         kind, origin, mmd_s = entry["kind"], entry.get("origin"), entry.get("mmd_s")
@@ -85,4 +105,7 @@ def _read(entries: list[Any], verification: Verification) -> Iterator[tuple[byte
         log_id = hashlib.sha256(key).digest()
         info = LogInfo(entry["name"], entry["url"], kind, entry["operator"], key, log_id, origin)
         mmd_s = mmd_s if type(mmd_s) is int and mmd_s > 0 else MMD_S
-        yield log_id, FollowedLog(info, start="beginning", verification=verification, mmd_s=mmd_s, leaving=True)
+        yield (
+            log_id,
+            FollowedLog(info, start="beginning", verification=verification, final=final, mmd_s=mmd_s, leaving=True),
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,13 @@ import pytest
 
 from certstream.app.lists.departures import Departures
 from certstream.app.settings import FollowedLog
+from certstream.ct.log_list import FinalTreeHead
 from certstream.ct.types import LogInfo, LogKind
 from certstream.simulator.log import SimulatedLog
 from certstream.state import StateStore
 
 ALL = "all of them"
+ROOT = base64.b64encode(bytes(32)).decode()
 LOG = SimulatedLog("log")
 
 
@@ -23,9 +27,12 @@ def leaving(kind: LogKind) -> FollowedLog:
     return FollowedLog(info, start="beginning", verification="enforce", mmd_s=60, leaving=True)
 
 
+@pytest.mark.parametrize("final", [None, FinalTreeHead(700, bytes(range(32)))])
 @pytest.mark.parametrize("kind", ["rfc6962", "static"])
-def test_they_are_kept_with_all_that_reading_them_needs(tmp_path: Path, kind: LogKind) -> None:
-    log = leaving(kind)
+def test_they_are_kept_with_all_that_reading_them_needs(
+    tmp_path: Path, kind: LogKind, final: FinalTreeHead | None
+) -> None:
+    log = replace(leaving(kind), final=final)
     state = StateStore(tmp_path / "state.json")
     state.open()
     Departures(state).keep([log], ALL)
@@ -63,7 +70,9 @@ def test_what_is_not_of_that_shape_is_no_log(damaged: Any) -> None:
     "change",
     [
         {"key": "!"}, {"key": "bm8ga2V5"}, {"kind": "other"}, {"origin": 1}, {"url": None}, {"url": "file:///x"},
-        {"name": 1},
+        {"name": 1}, {"final": 700}, {"final": {"tree_size": -1, "root_hash": ROOT}}, {"final": {"tree_size": 7}},
+        {"final": {"tree_size": 7, "root_hash": ROOT[4:]}}, {"final": {"tree_size": True, "root_hash": ROOT}},
+        {"final": {"tree_size": 7, "root_hash": "!"}},
     ],
 )  # fmt: skip
 def test_a_damaged_entry_is_no_log_and_others_are(change: dict[str, Any]) -> None:
