@@ -31,6 +31,7 @@ _SIGNING_PURPOSE: Final = bytes.fromhex(
 )  # Precertificate Signing Certificate (RFC 6962 §3.1)
 _ISSUERS: Final = 1 << 8  # remembered, each with its bytes
 _NO_CHAIN: Final = 0
+_SERIAL_OFFSET: Final = 18  # in a chain, of its first certificate's serial number
 _AKI_OID: Final = bytes.fromhex("551d23")
 _EXTENDED_KEY_USAGE_OID: Final = bytes.fromhex("551d25")
 _VERSION: Final = 0xA0
@@ -104,12 +105,8 @@ def _issuer_marks(batch: EntryBatch, chosen: BoolArray) -> Int64Array:
     """
     start, stop = batch.chain.start[chosen], batch.chain.stop[chosen]
     words = der.Octets(batch.data).words
-    at = start
-    if batch.log.kind != "static":  # the last bytes of the first certificate, which are of its signature
-        size = words[np.minimum(start, len(words) - 1)]
-        size = (size & 0xFF) << 16 | size & 0xFF00 | (size >> 16) & 0xFF
-        at = np.minimum(start + _LENGTH_BYTES + size, stop) - words.itemsize
-    marks: Int64Array = np.where(start < stop, words[np.clip(at, 0, len(words) - 1)], _NO_CHAIN)
+    at = start if batch.log.kind == "static" else start + _SERIAL_OFFSET
+    marks: Int64Array = np.where(start < stop, words[np.minimum(at, len(words) - 1)], _NO_CHAIN)
     return marks
 
 
