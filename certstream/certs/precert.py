@@ -29,7 +29,7 @@ _SIZES: Final = 1 << 12  # headers that are remembered: certificates are of few 
 _SIGNING_PURPOSE: Final = bytes.fromhex(
     "060a2b06010401d679020404"
 )  # Precertificate Signing Certificate (RFC 6962 §3.1)
-_ISSUERS: Final = 1 << 8  # remembered, each with its bytes
+_ISSUERS: Final = 1 << 10  # remembered, each with its bytes
 _NO_CHAIN: Final = 0
 _SERIAL_OFFSET: Final = 18  # in a chain, of its first certificate's serial number
 _AKI_OID: Final = bytes.fromhex("551d23")
@@ -99,11 +99,13 @@ def _by_signing_certificates(
 
 
 def _issuer_marks(batch: EntryBatch, chosen: BoolArray) -> Int64Array:
-    """Eight bytes of each chosen entry's chain by which issuers are told apart, _NO_CHAIN where there is none.
+    """Eight bytes of each chosen entry's chain by which issuers are told apart, _NO_CHAIN where none need be.
 
     Nobody gains by an issuer that has the bytes of another: no hash covers a chain, which may be any as well.
     """
     start, stop = batch.chain.start[chosen], batch.chain.stop[chosen]
+    if batch.log.kind == "static" and not any(map(_signs_precertificates, batch.issuers.values())):
+        return np.full(len(start), _NO_CHAIN)  # as it is but for few, so that no row has to be looked at
     words = der.Octets(batch.data).words
     at = start if batch.log.kind == "static" else start + _SERIAL_OFFSET
     marks: Int64Array = np.where(start < stop, words[np.minimum(at, len(words) - 1)], _NO_CHAIN)
