@@ -220,7 +220,7 @@ def _check_root(head: TreeHead, edge: TreeEdge) -> None:
 
 
 async def _all(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """What all of it gives, done at the same time; the first to fail ends the others."""
+    """What all of it gives, done at the same time; one that fails ends the others, once those before it are done."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         return [await task for task in tasks]
